@@ -1,0 +1,44 @@
+/**
+ * Errors come in three tiers, by who can act on them.
+ *   1. The item is bad: a `Failure`, a value. It becomes the item's row.
+ *   2. The shard failed: any other exception. The queue retries the shard.
+ *   3. The operator must change something: a `ConfigError`. The CLI prints its one line and exits with 2.
+ */
+
+/** Why an item has no embedding. The words are stable: they are stored in parts and may be filtered on. */
+export type FailureCode =
+  | 'empty' // zero bytes
+  | 'unsupported-format' // not a picture, or a format that is switched off (SVG, PDF …)
+  | 'truncated' // starts as a picture and ends too early
+  | 'corrupt' // a picture that its decoder refuses for another reason
+  | 'too-many-pixels'
+  | 'too-many-bytes'
+  | 'not-found' // gone since it was listed
+  | 'changed' // other content than when it was listed
+  | 'access-denied'
+  | 'read-failed' // the source kept failing after retries
+  | 'timeout';
+
+/** A bad item. `message` is for people and one line long. */
+export interface Failure {
+  error: FailureCode;
+  message: string;
+}
+
+/** The operator must change something. The message is one line: the value, what is wrong, what to type instead. */
+export class ConfigError extends Error {
+  override name = 'ConfigError';
+  readonly code: string;
+
+  /** `code` is for tests and scripts, such as 'no-bucket'; `message` is for people. */
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The first line of any thrown value, without a stack. */
+export function messageOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split('\n', 1)[0] || 'unknown error';
+}

@@ -1,0 +1,94 @@
+/** The words that every step shares. */
+import type { Failure } from './errors.ts';
+
+/** One image to do, as its source listed it. */
+export interface Item {
+  /** Unique in its run: the path or key below the source's root, '/'-separated. */
+  id: string;
+  /** Where it can be read again: `file:///…` or `s3://…`. */
+  uri: string;
+  /** Changes when the content does: S3's ETag, or size and mtime of a file. */
+  etag: string;
+  /** Bytes. */
+  size: number;
+}
+
+/** What a decoder learned of a picture. Width and height are those of the upright picture, in pixels. */
+export interface ImageFacts {
+  width: number;
+  height: number;
+  /** 'jpeg', 'png', 'webp', 'gif', 'tiff', 'avif' …: by content, never by name. */
+  format: string;
+}
+
+/** What is known of an item's bytes, whether or not they became pixels. */
+export interface ByteFacts {
+  sha256: string;
+  bytes: number;
+}
+
+/** How one item ended: pixels in a batch slot, or a reason. */
+export type Outcome =
+  | ({ status: 'ok' } & ImageFacts & ByteFacts)
+  | ({ status: 'failed' } & Failure & Partial<ByteFacts> & Partial<ImageFacts>);
+
+/** One shard's results, column by column; row r belongs to `items[r]`. */
+export interface ShardRows {
+  items: readonly Item[];
+  outcomes: readonly Outcome[];
+  /** [rows × dimension], row-major; the rows of failed items are meaningless. */
+  embeddings: Float32Array;
+  /** [rows × topK], softmax probabilities, best first. */
+  scores: Float32Array;
+  /** [rows × topK], class indices. */
+  labels: Int32Array;
+}
+
+/** Colour means and deviations are per channel, RGB, on a 0–1 scale. */
+export interface Preprocessing {
+  /** Length in pixels that the shorter side is resized to. */
+  resize: number;
+  /** Side of the centre crop in pixels: what the network sees. */
+  crop: number;
+  interpolation: 'bilinear' | 'bicubic';
+  mean: readonly [number, number, number];
+  std: readonly [number, number, number];
+}
+
+/** 'exact' equals torchvision's pixels bit for bit; 'fast' lets libvips shrink while it decodes. */
+export type ResizeMode = 'exact' | 'fast';
+
+export type Precision = 'fp32' | 'fp16';
+
+/** Which numbers a run makes. Two outputs may be compared if and only if their fingerprints are equal. */
+export interface ModelIdentity {
+  /** What the user asked for: a preset, a file name, or `random:SEED`. */
+  ref: string;
+  /** 'resnet152', 'resnet50', or depths such as 'resnet-1-1-1-1'. */
+  architecture: string;
+  /** SHA-256 of the weights file, or of the seed's recipe. */
+  weights: string;
+  /** True for `random:SEED`: every place that shows results must say so. */
+  untrained: boolean;
+  preprocessing: Preprocessing;
+  resizeMode: ResizeMode;
+  precision: Precision;
+  /** Length of an embedding: 2048 in this family. */
+  dimension: number;
+  /** SHA-256 over the fields above but `ref`. */
+  fingerprint: string;
+}
+
+/** Everything that says how a part was made; written into the part's Parquet key-value metadata. */
+export interface Provenance {
+  run: string;
+  shard: number;
+  lensmill: string;
+  source: string;
+  model: ModelIdentity;
+  topK: number;
+  /** 'cpu' or 'cuda', and what ran it. */
+  device: string;
+  /** Images per `session.run`. */
+  batch: number;
+}

@@ -1,0 +1,11 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    testTimeout: 120_000,
+    hookTimeout: 180_000,
+    // Two files at once: the tests start real servers and real networks, and the build machines have two cores.
+    maxWorkers: 2,
+  },
+});
