@@ -1,0 +1,58 @@
+/**
+ * Where items come from. A member lists its items in one fixed order and reads one of them.
+ * test/sources.test.ts holds every member to this contract.
+ */
+import type { FailureCode } from '../errors.ts';
+import type { Item } from '../types.ts';
+
+export interface Source {
+  /** Canonical URI of the root, without credentials and without a trailing slash. */
+  readonly uri: string;
+
+  /**
+   * Makes sure that the root can be listed. Throws ConfigError: 'no-source', 'no-bucket', 'bad-credentials',
+   * 'access-denied', 'store-unreachable'.
+   */
+  probe(): Promise<void>;
+
+  /**
+   * Every item below the root, ordered by id (bytewise, UTF-8), page by page so that a billion are as cheap in
+   * memory as a thousand. `after` (exclusive) continues a listing that was broken off. What the globs leave out is
+   * counted, never lost from sight: a page carries how many objects it skipped.
+   */
+  list(options?: { after?: string; signal?: AbortSignal }): AsyncIterable<ItemPage>;
+
+  /**
+   * An item's bytes. Throws ReadError; `transient` says whether another attempt may cure it. Reads once: the lane retries.
+   * An item whose etag is not what was listed is 'changed'; one over `maxBytes` is 'too-many-bytes' and is not read.
+   */
+  read(item: Item, options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array>;
+
+  /** Safe to call twice. */
+  close(): Promise<void>;
+}
+
+export interface ItemPage {
+  items: Item[];
+  /** Objects on this page that the globs left out. */
+  skipped: number;
+}
+
+/** Globs over ids, picomatch syntax, case-insensitive. An id is an item if some `include` and no `exclude` matches. */
+export interface Globs {
+  include: readonly string[];
+  exclude: readonly string[];
+}
+
+/** An item could not be read. */
+export class ReadError extends Error {
+  override name = 'ReadError';
+  readonly code: FailureCode;
+  readonly transient: boolean;
+
+  constructor(code: FailureCode, message: string, options: ErrorOptions & { transient?: boolean } = {}) {
+    super(message, options);
+    this.code = code;
+    this.transient = options.transient ?? false;
+  }
+}

@@ -1,0 +1,59 @@
+/**
+ * Where output goes: objects under one root, created once and never changed.
+ *
+ * Keys are relative, '/'-separated, of [A-Za-z0-9._-] segments (src/layout.ts makes all of them).
+ * A member keeps these promises, and test/stores.test.ts holds every member to them:
+ *   - A reader sees a whole object or none.
+ *   - Of several `create` calls for one key, one wins; the object never changes afterwards.
+ *   - Errors that another attempt may cure are retried inside; what is thrown has been retried.
+ */
+export interface Store {
+  /** Canonical URI of the root, without a trailing slash: `file:///data/out`, `s3://bucket/prefix`. */
+  readonly uri: string;
+
+  /**
+   * Whether `create` is atomic against other writers: known after `probe`. Where it is false (an S3 server that
+   * ignores If-None-Match), the commit step writes attempt-suffixed keys instead.
+   */
+  readonly conditional: boolean;
+
+  /**
+   * Makes sure that the root can be written, read and listed, and learns `conditional`. Leaves nothing behind.
+   * Throws ConfigError: 'no-bucket', 'bad-credentials', 'access-denied', 'store-unreachable', 'not-writable', 'disk-full'.
+   */
+  probe(): Promise<void>;
+
+  /**
+   * Creates an object unless its key is taken. True: this call's bytes are the object. False: another object has
+   * the key (or this call's own, after a lost reply: compare `digest`).
+   */
+  create(key: string, body: Uint8Array): Promise<boolean>;
+
+  /** The object's bytes, whole or `[first, first + count)`; `undefined` where there is none. */
+  read(key: string, range?: ByteRange): Promise<Uint8Array | undefined>;
+
+  /** The object's size and SHA-256 (hex), or `undefined`. S3 answers from metadata that `create` wrote. */
+  head(key: string): Promise<ObjectFacts | undefined>;
+
+  /** Every object whose key starts with `prefix`, ordered by key (bytewise), page by page; `after` is exclusive. */
+  list(prefix: string, after?: string): AsyncIterable<ListedObject>;
+
+  /** Safe to call twice. */
+  close(): Promise<void>;
+}
+
+export interface ByteRange {
+  first: number;
+  count: number;
+}
+
+export interface ListedObject {
+  key: string;
+  /** Bytes. */
+  size: number;
+}
+
+export interface ObjectFacts {
+  size: number;
+  sha256: string;
+}
