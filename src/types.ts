@@ -75,6 +75,8 @@ export interface ModelIdentity {
   precision: Precision;
   /** Length of an embedding: 2048 in this family. */
   dimension: number;
+  /** Length of the logits: labels are indices below it. */
+  classes: number;
   /** SHA-256 over the fields above but `ref`. */
   fingerprint: string;
 }

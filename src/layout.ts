@@ -1,0 +1,50 @@
+/** Every key that lensmill writes to a store, and the only place that spells one. */
+
+/** Run ids become object keys and BullMQ job ids: no ':' or '/', and never digits alone. */
+const runIdPattern = /^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+export function isRunId(text: string): boolean {
+  return runIdPattern.test(text) && !text.includes('..');
+}
+
+/** Prefix of all runs. */
+export const runsPrefix = 'runs/';
+
+/** `run.json`: written last by the planner; where it stands, the run exists. */
+export const runKey = (run: string): string => `runs/${run}/run.json`;
+
+/** What was asked for, written first by the planner: claims the run id, and lets `resume` go on with planning. */
+export const requestKey = (run: string): string => `runs/${run}/plan/request.json`;
+
+/** Prefix of all that the planner writes. */
+export const planPrefix = (run: string): string => `runs/${run}/plan/`;
+
+/** Index of one page of the plan: which items file it names and where each of its shards begins. */
+export const pageKey = (run: string, page: number): string => `runs/${run}/plan/page-${pad(page)}.json`;
+
+/** Items of one page. Named by content, so that a planner that was killed leaves nothing in its successor's way. */
+export const pageItemsKey = (run: string, page: number, sha256: string): string =>
+  `runs/${run}/plan/page-${pad(page)}-${sha256.slice(0, 16)}.jsonl`;
+
+/** Prefix of a run's parts. */
+export const partsPrefix = (run: string): string => `runs/${run}/parts/`;
+
+/** A shard's part; `attempt` only on a store that cannot create atomically. */
+export const partKey = (run: string, shard: number, attempt?: string): string =>
+  `runs/${run}/parts/part-${pad(shard)}${attempt === undefined ? '' : `.${attempt}`}.parquet`;
+
+/** The shard that a part's key belongs to, or `undefined` for a key that is no part. */
+export function shardOfPart(key: string): number | undefined {
+  const match = /\/parts\/part-([0-9]{5,})(?:\.[a-z0-9]+)?\.parquet$/.exec(key);
+  return match ? Number(match[1]) : undefined;
+}
+
+/** Written when every shard has its part; where it stands, the run is readable. */
+export const successKey = (run: string): string => `runs/${run}/_SUCCESS.json`;
+
+/** Weights that no hub has, kept beside the runs so that every worker can fetch them. */
+export const weightsKey = (sha256: string, extension: string): string => `models/${sha256}${extension}`;
+
+function pad(value: number): string {
+  return String(value).padStart(5, '0');
+}

@@ -1,0 +1,169 @@
+/** A run's three records in the store: the request that claims its id, the run that its plan makes, its success. */
+import { z } from 'zod';
+import { ConfigError } from './errors.ts';
+import { requestKey, runKey, runsPrefix, successKey } from './layout.ts';
+import type { Store } from './stores/store.ts';
+
+const triple = z.tuple([z.number(), z.number(), z.number()]);
+
+const modelIdentity = z.object({
+  ref: z.string(),
+  architecture: z.string(),
+  weights: z.string(),
+  untrained: z.boolean(),
+  preprocessing: z.object({
+    resize: z.number().int().positive(),
+    crop: z.number().int().positive(),
+    interpolation: z.enum(['bilinear', 'bicubic']),
+    mean: triple,
+    std: triple,
+  }),
+  resizeMode: z.enum(['exact', 'fast']),
+  precision: z.enum(['fp32', 'fp16']),
+  dimension: z.number().int().positive(),
+  classes: z.number().int().positive(),
+  fingerprint: z.string(),
+});
+
+const runRequest = z.object({
+  v: z.literal(1),
+  run: z.string(),
+  source: z.object({
+    uri: z.string(),
+    include: z.array(z.string()),
+    exclude: z.array(z.string()),
+  }),
+  model: modelIdentity,
+  /** Store key of weights that no hub has; null for presets and random weights, which every worker can get itself. */
+  weightsKey: z.string().nullable(),
+  topK: z.number().int().positive(),
+  embedding: z.enum(['float32', 'float16']),
+  shardSize: z.number().int().positive(),
+  maxPixels: z.number().int().positive(),
+  maxBytes: z.number().int().positive(),
+  createdAt: z.iso.datetime(),
+});
+
+const run = runRequest.extend({
+  pages: z.number().int().nonnegative(),
+  shards: z.number().int().nonnegative(),
+  items: z.number().int().nonnegative(),
+  /** Of all items, as listed. */
+  bytes: z.number().int().nonnegative(),
+  /** Objects that the globs left out. */
+  skipped: z.number().int().nonnegative(),
+});
+
+const success = z.object({
+  v: z.literal(1),
+  run: z.string(),
+  fingerprint: z.string(),
+  /** items = ok + failed. */
+  items: z.number(),
+  ok: z.number(),
+  failed: z.number(),
+  /** Failed items by reason. */
+  failures: z.record(z.string(), z.number()),
+  /** In the order of their shards. */
+  parts: z.array(
+    z.object({
+      key: z.string(),
+      shard: z.number(),
+      rows: z.number(),
+      ok: z.number(),
+      failed: z.number(),
+      /** Size of the part. */
+      bytes: z.number(),
+      sha256: z.string(),
+    }),
+  ),
+});
+
+/** All that decides a run's rows. A resumed run takes it from here, never from the flags of the day. */
+export type RunRequest = z.infer<typeof runRequest>;
+/** A planned run. */
+export type Run = z.infer<typeof run>;
+/** A finished run: the parts that count. It holds no time and no host, so whoever finalizes writes the same bytes. */
+export type Success = z.infer<typeof success>;
+
+/** Claims the run id. Throws ConfigError 'run-exists'. */
+export async function claimRun(store: Store, request: RunRequest): Promise<void> {
+  if (await store.create(requestKey(request.run), encodeJson(request))) return;
+  throw new ConfigError(
+    'run-exists',
+    `run ${request.run} exists in ${store.uri}: continue it with \`lensmill resume ${request.run} --output ${store.uri}\`, or give another --run`,
+  );
+}
+
+export async function findRequest(store: Store, id: string): Promise<RunRequest | undefined> {
+  const bytes = await store.read(requestKey(id));
+  return bytes && decodeJson(runRequest, bytes, requestKey(id));
+}
+
+/** Throws ConfigError 'no-run'. */
+export async function readRequest(store: Store, id: string): Promise<RunRequest> {
+  const found = await findRequest(store, id);
+  if (found) return found;
+  throw noRun(store, id);
+}
+
+/** The planned run, or `undefined` while its plan is not complete. */
+export async function findRun(store: Store, id: string): Promise<Run | undefined> {
+  const bytes = await store.read(runKey(id));
+  return bytes && decodeJson(run, bytes, runKey(id));
+}
+
+/** Throws ConfigError 'no-run' or 'not-planned'. */
+export async function readRun(store: Store, id: string): Promise<Run> {
+  const found = await findRun(store, id);
+  if (found) return found;
+  if (!(await store.head(requestKey(id)))) throw noRun(store, id);
+  throw new ConfigError('not-planned', `the planning of run ${id} was not finished: \`lensmill resume ${id} --output ${store.uri}\``);
+}
+
+/** Completes a plan. Another planner of the same run may have been first: its run stands. */
+export async function createRun(store: Store, planned: Run): Promise<Run> {
+  if (await store.create(runKey(planned.run), encodeJson(planned))) return planned;
+  return readRun(store, planned.run);
+}
+
+export async function findSuccess(store: Store, id: string): Promise<Success | undefined> {
+  const bytes = await store.read(successKey(id));
+  return bytes && decodeJson(success, bytes, successKey(id));
+}
+
+/** Throws ConfigError 'no-run' or 'not-finished'. */
+export async function readSuccess(store: Store, id: string): Promise<Success> {
+  const found = await findSuccess(store, id);
+  if (found) return found;
+  await readRun(store, id);
+  throw new ConfigError('not-finished', `run ${id} is not finished: \`lensmill resume ${id} --output ${store.uri}\``);
+}
+
+/** Every run of an output, by id. */
+export async function listRuns(store: Store): Promise<string[]> {
+  const runs: string[] = [];
+  for await (const { key } of store.list(runsPrefix)) {
+    const run = key.slice(runsPrefix.length).split('/', 1)[0];
+    if (run && run !== runs.at(-1)) runs.push(run);
+  }
+  return runs;
+}
+
+export function encodeJson(value: unknown): Uint8Array {
+  return Buffer.from(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** Parses what a store gave back; an object that does not fit its schema is named. */
+export function decodeJson<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: string): T {
+  try {
+    return schema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
+  } catch (error) {
+    const detail = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : String(error);
+    throw new Error(`${key} is damaged, or was written by another version of lensmill: ${detail}`, { cause: error });
+  }
+}
+
+function noRun(store: Store, id: string): ConfigError {
+  return new ConfigError('no-run', `no run ${id} in ${store.uri}; \`lensmill status --output ${store.uri}\` lists the runs`);
+}

@@ -1,0 +1,391 @@
+/**
+ * S3 and what is compatible with it: the one door of the AWS SDK, used by the S3 source and the S3 store.
+ *
+ * What the SDK does not do by itself, and this file does:
+ *   - give up on a server that stops in the middle of a body (all four timeouts are needed for that);
+ *   - repeat a GET whose body broke off (the SDK's retries end with the reply's headers);
+ *   - repeat a conditional PUT that met another one in flight (409);
+ *   - say in one line what the operator has to change.
+ */
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  S3Client,
+  S3ServiceException,
+} from '@aws-sdk/client-s3';
+import pRetry from 'p-retry';
+import { errnoOf } from './errno.ts';
+import { ConfigError, messageOf } from './errors.ts';
+
+/** Credentials are no option: the SDK looks for them (AWS_ACCESS_KEY_ID …, profiles, instance roles). */
+export interface S3Options {
+  /** A server other than AWS, such as `http://localhost:8333`. Else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS. */
+  endpoint?: string | undefined;
+  /** Else the SDK's search (AWS_REGION, profiles), else 'us-east-1', from where AWS redirects to the bucket's own. */
+  region?: string | undefined;
+  /** The bucket in the path rather than in the host name. Default: true for a server other than AWS. */
+  forcePathStyle?: boolean | undefined;
+  /** Longest wait for a reply's headers, upload and wait for a free socket included, and for each next piece of a body. */
+  requestTimeoutMs: number;
+  connectionTimeoutMs: number;
+  /** Connections at once. */
+  maxSockets: number;
+  /** Times that a request is sent, the first included, before its error is thrown. */
+  maxAttempts: number;
+}
+
+/** A request failed for a reason that lies in the object. Everything else that is expected is a ConfigError. */
+export class S3Error extends Error {
+  override name = 'S3Error';
+  readonly code: S3ErrorCode;
+
+  constructor(code: S3ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+export type S3ErrorCode =
+  | 'not-found'
+  | 'precondition-failed' // 412: the key is taken, or the etag is another
+  | 'conflict' // 409: another conditional write to this key is in flight
+  | 'out-of-range' // the range begins beyond the object's end
+  | 'unsupported' // 501: this server does not know what was asked
+  | 'too-many-bytes' // more than the `maxBytes` of the call
+  | 'unexpected';
+
+export interface S3Listed {
+  key: string;
+  size: number;
+  /** Without its quotes. */
+  etag: string;
+}
+
+export interface S3Facts {
+  size: number;
+  /** Hex, if the writer said so. */
+  sha256: string | undefined;
+}
+
+/** The most that one PUT takes. Above it are multipart uploads, where not every server honours If-None-Match. */
+const maxPutBytes = 5 * 2 ** 30;
+
+/**
+ * The objects of one bucket below one prefix; keys are relative to it. Every method throws ConfigError ('no-bucket',
+ * 'bad-credentials', 'access-denied', 'wrong-region', 'store-unreachable') or S3Error, after `maxAttempts`;
+ * an aborted one throws the signal's reason.
+ */
+export class Bucket {
+  /** `s3://bucket/prefix`, without a trailing slash. */
+  readonly uri: string;
+  readonly #name: string;
+  /** '' or ends in '/'. */
+  readonly #prefix: string;
+  readonly #client: S3Client;
+  readonly #server: string;
+  readonly #maxAttempts: number;
+
+  /** Throws ConfigError: 'bad-uri', 'bad-endpoint'. Sends nothing. */
+  constructor(uri: string, options: S3Options) {
+    const [, name, path = ''] = /^s3:\/\/([^/]+)(?:\/(.*?)\/*)?$/is.exec(uri) ?? [];
+    if (name === undefined)
+      throw new ConfigError('bad-uri', `'${uri}' names no bucket; expected s3://BUCKET/PREFIX`);
+    // The SDK reads these two itself, but does not tell, and the address style depends on it.
+    const { AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL } = process.env;
+    const endpoint = options.endpoint || AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL;
+    if (endpoint && !(URL.canParse(endpoint) && /^https?:\/\//i.test(endpoint))) {
+      throw new ConfigError(
+        'bad-endpoint',
+        `'${endpoint}' is no S3 endpoint; expected such as http://localhost:8333`,
+      );
+    }
+    this.uri = path === '' ? `s3://${name}` : `s3://${name}/${path}`;
+    this.#name = name;
+    this.#prefix = path === '' ? '' : `${path}/`;
+    this.#server = endpoint ?? 'AWS';
+    this.#maxAttempts = options.maxAttempts;
+    this.#client = new S3Client({
+      ...(endpoint && { endpoint }),
+      region: options.region || defaultRegion,
+      followRegionRedirects: true,
+      forcePathStyle: options.forcePathStyle ?? Boolean(endpoint),
+      // Other servers may refuse the checksum trailers that the SDK sends and expects by default.
+      requestChecksumCalculation: endpoint ? 'WHEN_REQUIRED' : 'WHEN_SUPPORTED',
+      responseChecksumValidation: 'WHEN_REQUIRED',
+      maxAttempts: options.maxAttempts,
+      requestHandler: {
+        connectionTimeout: options.connectionTimeoutMs,
+        requestTimeout: options.requestTimeoutMs,
+        throwOnRequestTimeout: true,
+        socketTimeout: options.requestTimeoutMs,
+        httpAgent: { maxSockets: options.maxSockets },
+        httpsAgent: { maxSockets: options.maxSockets },
+      },
+    });
+  }
+
+  /**
+   * An object's bytes, whole or `[first, first + count)` with a count of at least 1. Throws S3Error 'not-found',
+   * 'precondition-failed' (its etag is not `etag`), 'too-many-bytes' (before it reads the body), 'out-of-range'.
+   */
+  async get(
+    key: string,
+    options: {
+      range?: { first: number; count: number } | undefined;
+      etag?: string | undefined;
+      maxBytes?: number;
+      signal?: AbortSignal | undefined;
+    } = {},
+  ): Promise<Uint8Array> {
+    const { range, etag, maxBytes = Number.POSITIVE_INFINITY, signal } = options;
+    const command = new GetObjectCommand({
+      ...this.#address(key),
+      ...(range && { Range: `bytes=${range.first}-${range.first + range.count - 1}` }),
+      ...(etag && { IfMatch: `"${etag}"` }),
+    });
+    return this.#repeat(isBrokenBody, async () => {
+      const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
+      // In Node the SDK's body is a stream of Buffers; its type also covers browsers.
+      const body = reply.Body as NodeJS.ReadableStream & { destroy(): void };
+      const length = reply.ContentLength;
+      if (length !== undefined && length > maxBytes) {
+        body.destroy();
+        throw new S3Error('too-many-bytes', `${length} bytes, the limit is ${maxBytes}`);
+      }
+      try {
+        return await readBody(body as AsyncIterable<Uint8Array>, length);
+      } catch (error) {
+        signal?.throwIfAborted();
+        throw new BrokenBody(`${this.#uriOf(key)} broke off: ${messageOf(error)}`, { cause: error });
+      }
+    });
+  }
+
+  /**
+   * Writes an object in one request. With `ifAbsent`, throws S3Error 'precondition-failed' where the key is taken, be it
+   * by this very call after a lost reply; 'unsupported' by servers that refuse the condition. Some ignore it.
+   */
+  async put(key: string, body: Uint8Array, options: { ifAbsent: boolean; sha256: string }): Promise<void> {
+    if (body.byteLength > maxPutBytes) {
+      const gib = (body.byteLength / 2 ** 30).toFixed(1);
+      throw new ConfigError(
+        'too-large',
+        `${this.#uriOf(key)} would be ${gib} GiB, S3 takes 5: use a smaller --shard-size`,
+      );
+    }
+    const command = new PutObjectCommand({
+      ...this.#address(key),
+      Body: body,
+      Metadata: { sha256: options.sha256 },
+      ...(options.ifAbsent && { IfNoneMatch: '*' }),
+    });
+    await this.#repeat(isConflict, () => this.#send('write', key, () => this.#client.send(command)));
+  }
+
+  /** `undefined` where there is no such object. */
+  async head(key: string): Promise<S3Facts | undefined> {
+    const command = new HeadObjectCommand(this.#address(key));
+    try {
+      const reply = await this.#send('read', key, () => this.#client.send(command));
+      return { size: reply.ContentLength ?? 0, sha256: reply.Metadata?.sha256 };
+    } catch (error) {
+      if (error instanceof S3Error && error.code === 'not-found') return undefined;
+      throw error;
+    }
+  }
+
+  async delete(key: string): Promise<void> {
+    await this.#send('delete', key, () => this.#client.send(new DeleteObjectCommand(this.#address(key))));
+  }
+
+  /** Pages of up to 1000 objects, ordered by key (bytewise); at least one page, if an empty one. */
+  async *list(options: {
+    prefix?: string;
+    after?: string | undefined;
+    signal?: AbortSignal | undefined;
+  }): AsyncGenerator<S3Listed[]> {
+    const { prefix = '', after, signal } = options;
+    for (let token: string | undefined, isLast = false; !isLast; ) {
+      const command = new ListObjectsV2Command({
+        Bucket: this.#name,
+        Prefix: this.#prefix + prefix,
+        // A key may hold characters that XML cannot.
+        EncodingType: 'url',
+        ...(token !== undefined
+          ? { ContinuationToken: token }
+          : after && { StartAfter: this.#prefix + after }),
+      });
+      const page = await this.#send(
+        'list',
+        prefix,
+        () => this.#client.send(command, abortBy(signal)),
+        signal,
+      );
+      yield (page.Contents ?? []).map(({ Key = '', Size = 0, ETag = '' }) => ({
+        key: (page.EncodingType === 'url' ? decodeKey(Key) : Key).slice(this.#prefix.length),
+        size: Size,
+        etag: ETag.replaceAll('"', ''),
+      }));
+      isLast = !page.IsTruncated;
+      token = page.NextContinuationToken;
+      if (!isLast && !token)
+        throw new S3Error('unexpected', `${this.#server} broke off a listing without a token`);
+    }
+  }
+
+  close(): void {
+    this.#client.destroy();
+  }
+
+  #address(key: string): { Bucket: string; Key: string } {
+    return { Bucket: this.#name, Key: this.#prefix + key };
+  }
+
+  #uriOf(key: string): string {
+    return `s3://${this.#name}/${this.#prefix}${key}`;
+  }
+
+  #repeat<T>(isCurable: (error: unknown) => boolean, act: () => Promise<T>): Promise<T> {
+    return pRetry(act, {
+      retries: this.#maxAttempts - 1,
+      minTimeout: 50,
+      randomize: true,
+      shouldRetry: ({ error }) => isCurable(error),
+    });
+  }
+
+  async #send<T>(act: Act, key: string, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    try {
+      return await send();
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw this.#explain(error, act, key);
+    }
+  }
+
+  #explain(error: unknown, act: Act, key: string): unknown {
+    const options = { cause: error };
+    const uri = this.#uriOf(key);
+    const name = error instanceof Error ? error.name : '';
+    const status = statusOf(error);
+    const fail = (code: string, message: string) => new ConfigError(code, message, options);
+
+    if (name === 'CredentialsProviderError') {
+      return fail(
+        'bad-credentials',
+        `no credentials for ${uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE`,
+      );
+    }
+    if (name === 'NoSuchBucket') {
+      return fail(
+        'no-bucket',
+        `no bucket '${this.#name}' at ${this.#server}: create it, or correct the URI or --s3-endpoint`,
+      );
+    }
+    if (refusedCredentials.has(name)) {
+      return fail(
+        'bad-credentials',
+        `${this.#server} refuses the credentials (${name}): correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE`,
+      );
+    }
+    if (name === 'PermanentRedirect' || name === 'AuthorizationHeaderMalformed') {
+      return fail(
+        'wrong-region',
+        `bucket '${this.#name}' is in another region (${messageOf(error)}): set AWS_REGION`,
+      );
+    }
+    if (status === 403) {
+      return fail(
+        'access-denied',
+        `these credentials may not ${act} ${uri} (${name}): allow them ${actions[act]}`,
+      );
+    }
+    const s3Code = status === undefined ? undefined : s3Codes.get(status);
+    if (s3Code) return new S3Error(s3Code, `${uri}: ${name}`, options);
+    if (error instanceof S3ServiceException && status !== undefined && status < 500 && status !== 429) {
+      return new S3Error('unexpected', `cannot ${act} ${uri}: ${name}: ${messageOf(error)}`, options);
+    }
+    if (error instanceof TypeError || error instanceof RangeError) return error; // a bug
+    const reason = errnoOf(error) ?? (status ? `${status} ${name}` : messageOf(error));
+    return fail(
+      'store-unreachable',
+      `no S3 server answers at ${this.#server} (${reason}): start it, or correct --s3-endpoint`,
+    );
+  }
+}
+
+type Act = 'read' | 'write' | 'list' | 'delete';
+
+const actions: Record<Act, string> = {
+  read: 's3:GetObject',
+  write: 's3:PutObject',
+  list: 's3:ListBucket',
+  delete: 's3:DeleteObject',
+};
+
+const refusedCredentials = new Set([
+  'InvalidAccessKeyId',
+  'SignatureDoesNotMatch',
+  'ExpiredToken',
+  'InvalidToken',
+  'TokenRefreshRequired',
+]);
+
+const s3Codes = new Map<number, S3ErrorCode>([
+  [404, 'not-found'],
+  [409, 'conflict'],
+  [412, 'precondition-failed'],
+  [416, 'out-of-range'],
+  [501, 'unsupported'],
+]);
+
+/** A reply's body broke off or stalled. */
+class BrokenBody extends ConfigError {
+  constructor(message: string, options: ErrorOptions) {
+    super('store-unreachable', message, options);
+  }
+}
+
+function isBrokenBody(error: unknown): boolean {
+  return error instanceof BrokenBody;
+}
+
+function isConflict(error: unknown): boolean {
+  return error instanceof S3Error && error.code === 'conflict';
+}
+
+function abortBy(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {
+  return signal ? { abortSignal: signal } : {};
+}
+
+/** The HTTP status of whatever the SDK threw: also replies that are not S3's carry it. */
+function statusOf(error: unknown): number | undefined {
+  if (!(error instanceof Error && '$metadata' in error)) return undefined;
+  return (error as S3ServiceException).$metadata.httpStatusCode;
+}
+
+/** The bytes lie in a buffer of their own (not in Node's pool), so that they can be transferred to another thread. */
+async function readBody(body: AsyncIterable<Uint8Array>, length: number | undefined): Promise<Uint8Array> {
+  if (length === undefined) throw new Error('the reply has no Content-Length');
+  const bytes = Buffer.allocUnsafeSlow(length);
+  let filled = 0;
+  for await (const chunk of body) {
+    bytes.set(chunk, filled);
+    filled += chunk.length;
+  }
+  if (filled < length) throw new Error(`${filled} of ${length} bytes came`);
+  return bytes;
+}
+
+/** Undoes EncodingType 'url', a form encoding: '+' is a space. */
+function decodeKey(key: string): string {
+  return decodeURIComponent(key.replaceAll('+', ' '));
+}
+
+async function defaultRegion(): Promise<string> {
+  const client = new S3Client({});
+  return client.config.region().catch(() => 'us-east-1');
+}

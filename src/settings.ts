@@ -1,0 +1,322 @@
+/**
+ * Every setting, once: flag, environment variable, unit, default, and how to choose it.
+ * A value comes from the flag, else the environment, else `lensmill.yaml`, else the default here.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+import { ConfigError, messageOf } from './errors.ts';
+import type { S3Options } from './s3.ts';
+
+interface Setting<T> {
+  /** As commander takes it: `--name <value>`. */
+  flag: string;
+  env: string;
+  help: string;
+  parse: z.ZodType<T>;
+  /** As a user would type it; `undefined` where the setting may stay unset. */
+  default: string | undefined;
+  secret?: true;
+}
+
+const text = z.string().min(1);
+const count = z.coerce.number().int().min(1);
+const countOrZero = z.coerce.number().int().min(0);
+const flagValue = z.union([z.boolean(), z.stringbool()]);
+const list = z.union([z.array(text), text.transform((one) => one.split(',').map((part) => part.trim()))]);
+
+const byteUnits = { '': 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9 } as const;
+const byteSize = z.union([z.number(), text]).transform((value, context) => {
+  const match = /^([0-9.]+)\s*(|B|KB|MB|GB)$/i.exec(String(value));
+  if (match) return Math.round(Number(match[1]) * byteUnits[match[2]?.toUpperCase() as keyof typeof byteUnits]);
+  context.addIssue({ code: 'custom', message: 'expected a size such as 500KB or 64MB' });
+  return z.NEVER;
+});
+
+const secondUnits = { ms: 1, s: 1e3, m: 60e3 } as const;
+const durationMs = z.union([z.number(), text]).transform((value, context) => {
+  const match = /^([0-9.]+)\s*(ms|s|m)$/.exec(String(value));
+  if (match) return Number(match[1]) * secondUnits[match[2] as keyof typeof secondUnits];
+  context.addIssue({ code: 'custom', message: 'expected a duration such as 500ms, 30s or 2m' });
+  return z.NEVER;
+});
+
+function setting<T>(one: Setting<T>): Setting<T> {
+  return one;
+}
+
+export const settingsTable = {
+  output: setting({
+    flag: '--output <uri>',
+    env: 'LENSMILL_OUTPUT',
+    help: 'where runs are written: a folder or s3://bucket/prefix',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  redis: setting({
+    flag: '--redis <url>',
+    env: 'REDIS_URL',
+    help: 'redis://, rediss:// or a socket path; unset: a private redis-server that lives as long as the command',
+    parse: text.optional(),
+    default: undefined,
+    secret: true,
+  }),
+  queue: setting({
+    flag: '--queue <name>',
+    env: 'LENSMILL_QUEUE',
+    help: "queue in Redis; unset: named after the output, so that an output's workers find each other",
+    parse: z
+      .string()
+      .regex(/^[A-Za-z0-9._-]+$/, 'expected letters, digits and . _ -')
+      .optional(),
+    default: undefined,
+  }),
+  model: setting({
+    flag: '--model <ref>',
+    env: 'LENSMILL_MODEL',
+    help: 'a preset (`lensmill model info`), a .safetensors or .onnx file, or random:SEED',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  precision: setting({
+    flag: '--precision <p>',
+    env: 'LENSMILL_PRECISION',
+    help: 'fp32, or fp16 (for GPUs; on a CPU it is no faster)',
+    parse: z.enum(['fp32', 'fp16']),
+    default: 'fp32',
+  }),
+  resize: setting({
+    flag: '--resize <mode>',
+    env: 'LENSMILL_RESIZE',
+    help: "exact: torchvision's pixels, bit for bit; fast: shrink while decoding, close but not equal",
+    parse: z.enum(['exact', 'fast']),
+    default: 'exact',
+  }),
+  topK: setting({
+    flag: '--top-k <n>',
+    env: 'LENSMILL_TOP_K',
+    help: 'predictions stored per image',
+    parse: count.max(1000),
+    default: '5',
+  }),
+  embedding: setting({
+    flag: '--embedding <type>',
+    env: 'LENSMILL_EMBEDDING',
+    help: 'how embeddings are stored: float32 (8 KB an image) or float16 (4 KB)',
+    parse: z.enum(['float32', 'float16']),
+    default: 'float32',
+  }),
+  device: setting({
+    flag: '--device <d>',
+    env: 'LENSMILL_DEVICE',
+    help: 'cpu, cuda, cuda:N, or auto: cuda where a GPU and its libraries are there, else cpu; never a silent fallback',
+    parse: z.string().regex(/^(auto|cpu|cuda(:[0-9]+)?)$/, 'expected auto, cpu, cuda or cuda:N'),
+    default: 'auto',
+  }),
+  threads: setting({
+    flag: '--threads <n>',
+    env: 'LENSMILL_THREADS',
+    help: "cores for the model on a CPU; 0: all of this process's",
+    parse: countOrZero,
+    default: '0',
+  }),
+  batch: setting({
+    flag: '--batch <n>',
+    env: 'LENSMILL_BATCH',
+    help: 'images per step of the model; 0: 8 on a CPU, 64 on a GPU',
+    parse: countOrZero.max(4096),
+    default: '0',
+  }),
+  lanes: setting({
+    flag: '--lanes <n>',
+    env: 'LENSMILL_LANES',
+    help: 'threads that fetch and decode; 0: one on a CPU device, one per core but one beside a GPU',
+    parse: countOrZero.max(256),
+    default: '0',
+  }),
+  reads: setting({
+    flag: '--reads <n>',
+    env: 'LENSMILL_READS',
+    help: 'images that a lane reads and decodes at once; more hides a slow store, and costs memory',
+    parse: count.max(256),
+    default: '8',
+  }),
+  shardSize: setting({
+    flag: '--shard-size <n>',
+    env: 'LENSMILL_SHARD_SIZE',
+    help: 'images per shard and part (8 KB each): what is done again when a worker dies; use more beyond 100 million images',
+    parse: count.max(65536),
+    default: '512',
+  }),
+  include: setting({
+    flag: '--include <globs...>',
+    env: 'LENSMILL_INCLUDE',
+    help: 'only ids that match one of these; unset: the usual image extensions',
+    parse: list.optional(),
+    default: undefined,
+  }),
+  exclude: setting({
+    flag: '--exclude <globs...>',
+    env: 'LENSMILL_EXCLUDE',
+    help: 'no id that matches one of these',
+    parse: list.optional(),
+    default: undefined,
+  }),
+  maxPixels: setting({
+    flag: '--max-pixels <n>',
+    env: 'LENSMILL_MAX_PIXELS',
+    help: 'larger images become failed rows; a lane may need 4 bytes a pixel for each of its reads',
+    parse: count,
+    default: '100000000',
+  }),
+  maxBytes: setting({
+    flag: '--max-bytes <size>',
+    env: 'LENSMILL_MAX_BYTES',
+    help: 'larger files become failed rows',
+    parse: byteSize,
+    default: '64MB',
+  }),
+  readTimeoutMs: setting({
+    flag: '--read-timeout <time>',
+    env: 'LENSMILL_READ_TIMEOUT',
+    help: 'longest that one read of an image or a part may take; tried again after that',
+    parse: durationMs,
+    default: '30s',
+  }),
+  s3Endpoint: setting({
+    flag: '--s3-endpoint <url>',
+    env: 'AWS_ENDPOINT_URL_S3',
+    help: 'an S3 server other than AWS (path-style addresses are used then)',
+    parse: z.url().optional(),
+    default: undefined,
+  }),
+  s3Region: setting({
+    flag: '--s3-region <name>',
+    env: 'AWS_REGION',
+    help: "unset: the AWS SDK's own search, else us-east-1",
+    parse: text.optional(),
+    default: undefined,
+  }),
+  highWater: setting({
+    flag: '--high-water <n>',
+    env: 'LENSMILL_HIGH_WATER',
+    help: 'shards that may wait in Redis (900 bytes each); the producer pauses above this and goes on at half',
+    parse: count,
+    default: '10000',
+  }),
+  attempts: setting({
+    flag: '--attempts <n>',
+    env: 'LENSMILL_ATTEMPTS',
+    help: 'times that a shard is tried before its run is reported as failed',
+    parse: count.max(100),
+    default: '5',
+  }),
+  graceMs: setting({
+    flag: '--grace <time>',
+    env: 'LENSMILL_GRACE',
+    help: 'on SIGTERM, how long shards in flight may take before they are handed back',
+    parse: durationMs,
+    default: '25s',
+  }),
+  cacheDir: setting({
+    flag: '--cache <folder>',
+    env: 'LENSMILL_CACHE',
+    help: 'downloaded weights and built models',
+    parse: text.transform((path) => resolve(path)),
+    default: join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lensmill'),
+  }),
+  logLevel: setting({
+    flag: '--log-level <level>',
+    env: 'LENSMILL_LOG_LEVEL',
+    help: 'debug, info, warn, error or silent',
+    parse: z.enum(['debug', 'info', 'warn', 'error', 'silent']),
+    default: 'info',
+  }),
+  json: setting({
+    flag: '--json',
+    env: 'LENSMILL_JSON',
+    help: 'results as JSON on stdout',
+    parse: flagValue,
+    default: 'false',
+  }),
+};
+
+export type SettingName = keyof typeof settingsTable;
+export type Settings = { [Name in SettingName]: z.output<(typeof settingsTable)[Name]['parse']> };
+export type Origin = 'flag' | 'env' | 'file' | 'default';
+export interface ResolvedSettings {
+  values: Settings;
+  origins: Record<SettingName, Origin>;
+}
+
+/** Throws ConfigError 'bad-setting' that names the value, where it came from and what is expected. */
+export function resolveSettings(
+  flags: Partial<Record<SettingName, unknown>>,
+  env: NodeJS.ProcessEnv,
+  file: Readonly<Record<string, unknown>>,
+): ResolvedSettings {
+  const values: Partial<Record<SettingName, unknown>> = {};
+  const origins: Partial<Record<SettingName, Origin>> = {};
+  for (const name of settingNames) {
+    const { env: variable, parse, default: byDefault, flag } = settingsTable[name];
+    const [raw, origin]: [unknown, Origin] =
+      flags[name] !== undefined
+        ? [flags[name], 'flag']
+        : env[variable]
+          ? [env[variable], 'env']
+          : file[name] !== undefined
+            ? [file[name], 'file']
+            : [byDefault, 'default'];
+    const parsed = parse.safeParse(raw);
+    if (!parsed.success) {
+      const where = { flag: flag.split(' ')[0], env: variable, file: `${name} in the settings file`, default: name }[origin];
+      throw new ConfigError('bad-setting', `${where}: ${parsed.error.issues[0]?.message} (got ${JSON.stringify(raw)})`);
+    }
+    values[name] = parsed.data;
+    origins[name] = origin;
+  }
+  // Every name of the table was set above.
+  return { values: values as Settings, origins: origins as Record<SettingName, Origin> };
+}
+
+/** Reads `lensmill.yaml`; unknown names are an error, so that a typing mistake is not a silent default. */
+export function readSettingsFile(path: string, required: boolean): Record<string, unknown> {
+  if (!existsSync(path)) {
+    if (required) throw new ConfigError('no-settings-file', `no settings file at ${path}`);
+    return {};
+  }
+  let content: unknown;
+  try {
+    content = parseYaml(readFileSync(path, 'utf8')) ?? {};
+  } catch (error) {
+    throw new ConfigError('bad-settings-file', `${path}: ${messageOf(error)}`);
+  }
+  const table = z.record(z.string(), z.unknown()).safeParse(content);
+  if (!table.success) throw new ConfigError('bad-settings-file', `${path}: expected lines of the form "name: value"`);
+  const unknown = Object.keys(table.data).find((name) => !(name in settingsTable));
+  if (unknown !== undefined) {
+    throw new ConfigError('unknown-setting', `${path}: no setting '${unknown}'; there are ${settingNames.join(', ')}`);
+  }
+  return table.data;
+}
+
+export const settingNames = Object.keys(settingsTable) as SettingName[];
+
+/** For printing: passwords in URLs become `***`. */
+export function hideSecrets(value: unknown): unknown {
+  return typeof value === 'string' ? value.replace(/(\/\/[^/@:]*:)[^/@]*@/, '$1***@') : value;
+}
+
+/** What the settings say of S3, for sources and stores alike. */
+export function s3OptionsOf(settings: Pick<Settings, 's3Endpoint' | 's3Region' | 'readTimeoutMs'>): S3Options {
+  return {
+    endpoint: settings.s3Endpoint,
+    region: settings.s3Region,
+    requestTimeoutMs: settings.readTimeoutMs,
+    connectionTimeoutMs: 5_000,
+    maxSockets: 64,
+    maxAttempts: 3,
+  };
+}

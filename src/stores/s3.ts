@@ -1,0 +1,96 @@
+/**
+ * Objects in S3. An object is written by one PUT with `If-None-Match: *`, so the server decides who is first, and
+ * carries its SHA-256 as metadata, so that `head` need not read it.
+ *
+ * Not every server honours the condition. Where `probe` finds that it does not, `create` looks first and then writes:
+ * not atomic, the later of two writers at once replaces the earlier.
+ */
+import { hash, randomUUID } from 'node:crypto';
+import { Bucket, S3Error, type S3Options } from '../s3.ts';
+import type { ByteRange, ListedObject, ObjectFacts, Store } from './store.ts';
+
+export class S3Store implements Store {
+  readonly uri: string;
+  readonly #bucket: Bucket;
+  /** `undefined` until `probe` knows; the condition is sent meanwhile. */
+  #conditional: boolean | undefined;
+
+  /** Throws ConfigError: 'bad-uri', 'bad-endpoint'. */
+  constructor(uri: string, options: S3Options) {
+    this.#bucket = new Bucket(uri, options);
+    this.uri = this.#bucket.uri;
+  }
+
+  get conditional(): boolean {
+    return this.#conditional ?? false;
+  }
+
+  async probe(): Promise<void> {
+    // First, as the kind of request whose refusal says most: to a HEAD the server answers without a word.
+    for await (const _ of this.#bucket.list({})) break;
+    const key = `.probe/${randomUUID()}`;
+    try {
+      await this.#putIfAbsent(key, Buffer.from('first'));
+      this.#conditional = !(await this.#putIfAbsent(key, Buffer.from('second')));
+    } catch (error) {
+      if (!(error instanceof S3Error && error.code === 'unsupported')) throw error;
+      this.#conditional = false;
+      await this.#put(key, Buffer.from('plain'), false);
+    }
+    try {
+      await this.#bucket.get(key);
+    } finally {
+      await this.#bucket.delete(key);
+    }
+  }
+
+  async create(key: string, body: Uint8Array): Promise<boolean> {
+    if (this.#conditional !== false) return this.#putIfAbsent(key, body);
+    if (await this.#bucket.head(key)) return false;
+    await this.#put(key, body, false);
+    return true;
+  }
+
+  async read(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+    if (range?.count === 0) return (await this.#bucket.head(key)) && new Uint8Array(); // S3 has no word for it
+    try {
+      return await this.#bucket.get(key, { range });
+    } catch (error) {
+      if (error instanceof S3Error && error.code === 'not-found') return undefined;
+      if (error instanceof S3Error && error.code === 'out-of-range') return new Uint8Array();
+      throw error;
+    }
+  }
+
+  async head(key: string): Promise<ObjectFacts | undefined> {
+    const facts = await this.#bucket.head(key);
+    if (facts?.sha256) return { size: facts.size, sha256: facts.sha256 };
+    // Another program's object, or one that was copied without its metadata.
+    const body = facts && (await this.read(key));
+    return body && { size: body.byteLength, sha256: hash('sha256', body) };
+  }
+
+  async *list(prefix: string, after?: string): AsyncGenerator<ListedObject> {
+    for await (const page of this.#bucket.list({ prefix, after })) {
+      for (const { key, size } of page) yield { key, size };
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#bucket.close();
+  }
+
+  async #putIfAbsent(key: string, body: Uint8Array): Promise<boolean> {
+    try {
+      await this.#put(key, body, true);
+      return true;
+    } catch (error) {
+      if (error instanceof S3Error && error.code === 'precondition-failed') return false;
+      throw error;
+    }
+  }
+
+  #put(key: string, body: Uint8Array, ifAbsent: boolean): Promise<void> {
+    return this.#bucket.put(key, body, { ifAbsent, sha256: hash('sha256', body) });
+  }
+}

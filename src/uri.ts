@@ -1,0 +1,58 @@
+/**
+ * Sources and stores are named by URIs: a plain path, `file:///…` or `s3://bucket/prefix`.
+ *
+ * Paths are handled as `RawPath`: a string with one character per *byte* (Latin-1). A file name on Linux is bytes, not
+ * text; this form holds all of them, and comparing two such strings with `<` orders them bytewise, as S3 orders keys.
+ */
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ConfigError, messageOf } from './errors.ts';
+
+export type RawPath = string;
+
+/** 'file' for a plain path, else what stands before '://', in lower case. */
+export function schemeOf(uri: string): string {
+  return /^([a-z][a-z0-9+.-]*):\/\//i.exec(uri)?.[1]?.toLowerCase() ?? 'file';
+}
+
+/** The absolute path that a plain path or a `file:` URI names. Throws ConfigError 'bad-uri'. */
+export function pathOfUri(uri: string): string {
+  if (uri === '') throw new ConfigError('bad-uri', 'an empty path names no folder');
+  if (!/^file:\/\//i.test(uri)) return resolve(uri);
+  try {
+    return resolve(fileURLToPath(uri));
+  } catch (error) {
+    throw new ConfigError('bad-uri', `'${uri}' names no folder here: ${messageOf(error)}`);
+  }
+}
+
+/** `file:///…` of an absolute path. Bytes that a URI may not hold are %XX, so names that are not UTF-8 survive too. */
+export function fileUri(path: RawPath): string {
+  return `file://${path.replace(unsafeInUri, (byte) => `%${hexOf(byte)}`)}`;
+}
+
+const unsafeInUri = /[^A-Za-z0-9/._~!$&'()*+,;=:@-]/g;
+
+export function rawOfText(text: string): RawPath {
+  return isPlain(text) ? text : Buffer.from(text, 'utf8').toString('latin1');
+}
+
+/** Bytes that are not UTF-8 become U+FFFD. */
+export function textOfRaw(path: RawPath): string {
+  return isPlain(path) ? path : Buffer.from(path, 'latin1').toString('utf8');
+}
+
+/** What `node:fs` takes for a path: a Buffer where the bytes may not be UTF-8. */
+export function fsPath(path: RawPath): string | Buffer {
+  return isPlain(path) ? path : Buffer.from(path, 'latin1');
+}
+
+/** Two upper-case hex digits. */
+export function hexOf(byte: string): string {
+  return byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0');
+}
+
+/** Most names are; the others go the long way, to the same result where they were ASCII after all. */
+function isPlain(text: string): boolean {
+  return /^[ -~]*$/.test(text);
+}

@@ -1,0 +1,140 @@
+import { expect, test } from 'vitest';
+import { planReader, planRun, shardSizes, shardsPerPage } from '../src/plan.ts';
+import { claimRun, findRun, readRun } from '../src/run.ts';
+import type { ItemPage, Source } from '../src/sources/source.ts';
+import { openStore } from '../src/stores/open-store.ts';
+import type { Store } from '../src/stores/store.ts';
+import type { Item } from '../src/types.ts';
+import { makeRequest } from './helpers/requests.ts';
+import { s3Defaults } from './helpers/s3-options.ts';
+import { wrapStore } from './helpers/store-wrappers.ts';
+import { tempFolder } from './helpers/temp.ts';
+
+/** A listing made up on the spot: `count` items, a page of 100 at a time. */
+function listingOf(count: number, options: { stopAfter?: number; changed?: boolean } = {}): Source & { listed: string[] } {
+  const listed: string[] = [];
+  return {
+    uri: 'test://listing',
+    listed,
+    probe: async () => undefined,
+    async *list({ after } = {}): AsyncIterable<ItemPage> {
+      const all = Array.from({ length: count }, (_, n): Item => {
+        const id = `${String(n).padStart(6, '0')}.jpg`;
+        return { id, uri: `test://listing/${id}`, etag: options.changed ? 'new' : 'old', size: n };
+      });
+      const rest = all.filter(({ id }) => after === undefined || id > after);
+      for (let first = 0; first < rest.length; first += 100) {
+        if (options.stopAfter !== undefined && first >= options.stopAfter) throw new Error('the listing broke off');
+        const items = rest.slice(first, first + 100);
+        listed.push(...items.map(({ id }) => id));
+        yield { items, skipped: 1 };
+      }
+    },
+    read: () => Promise.reject(new Error('not read here')),
+    close: async () => undefined,
+  };
+}
+
+function newStore(): Store {
+  return openStore(tempFolder(), s3Defaults);
+}
+
+async function allItems(store: Store, run: string): Promise<Item[]> {
+  const planned = await readRun(store, run);
+  const readItems = planReader(store);
+  const items: Item[] = [];
+  for (let shard = 0; shard < planned.shards; shard++) items.push(...(await readItems(planned, shard)));
+  return items;
+}
+
+const perPage = 4 * shardsPerPage;
+
+test('every item is in exactly one shard, in the order of the listing', async () => {
+  const store = newStore();
+  const run = await planRun(store, listingOf(1_001), makeRequest('r'));
+
+  expect(run).toMatchObject({ items: 1_001, shards: 251, pages: 3, bytes: 500_500, skipped: 11 });
+  const items = await allItems(store, 'r');
+  expect(items).toHaveLength(1_001);
+  expect(items.map(({ size }) => size)).toEqual(Array.from({ length: 1_001 }, (_, n) => n));
+  expect((await Array.fromAsync(shardSizes(store, run))).slice(-2)).toEqual([4, 1]);
+});
+
+test('an item keeps every character of its id, newlines and all', async () => {
+  const store = newStore();
+  const odd = ['a\nb.jpg', 'ü/ "x".jpg', '\u2028.jpg', '😀.jpg'];
+  const source = listingOf(0);
+  source.list = async function* () {
+    yield { items: odd.map((id) => ({ id, uri: `test://${id}`, etag: '', size: 1 })), skipped: 0 };
+  };
+  await planRun(store, source, makeRequest('r'));
+  expect((await allItems(store, 'r')).map(({ id }) => id)).toEqual(odd);
+});
+
+test('a planner that was killed is followed by one that lists on, to the same plan', async () => {
+  const store = newStore();
+  const whole = newStore();
+  await planRun(whole, listingOf(2_000), makeRequest('r'));
+
+  await expect(planRun(store, listingOf(2_000, { stopAfter: 900 }), makeRequest('r'))).rejects.toThrow('broke off');
+  expect(await findRun(store, 'r')).toBeUndefined();
+  const second = listingOf(2_000);
+  await planRun(store, second, makeRequest('r'));
+
+  expect(second.listed[0]).toBe(`${String(2 * perPage).padStart(6, '0')}.jpg`);
+  expect(await allItems(store, 'r')).toEqual(await allItems(whole, 'r'));
+});
+
+test('a plan that only lacks its last word is completed without listing', async () => {
+  const store = newStore();
+  const broken = wrapStore(store, {
+    create: (key, body) => (key.endsWith('run.json') ? Promise.reject(new Error('killed')) : store.create(key, body)),
+  });
+  await expect(planRun(broken, listingOf(450), makeRequest('r'))).rejects.toThrow('killed');
+
+  const later = listingOf(900);
+  const run = await planRun(store, later, makeRequest('r'));
+  expect(later.listed).toEqual([]);
+  expect(run.items).toBe(450);
+});
+
+test('two planners at once make one plan', async () => {
+  const store = newStore();
+  const plans = await Promise.all([1, 2, 3].map(() => planRun(store, listingOf(1_500), makeRequest('r'))));
+  expect(plans[1]).toEqual(plans[0]);
+  expect(plans[2]).toEqual(plans[0]);
+  expect(await allItems(store, 'r')).toHaveLength(1_500);
+});
+
+test('planners that saw different items are never mixed', async () => {
+  const store = newStore();
+  const plans = await Promise.allSettled([
+    planRun(store, listingOf(300), makeRequest('r')),
+    planRun(store, listingOf(300, { changed: true }), makeRequest('r')),
+  ]);
+  expect(plans.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  expect(plans.find(({ status }) => status === 'rejected')).toMatchObject({ reason: { code: 'source-changed' } });
+  expect(new Set((await allItems(store, 'r')).map(({ etag }) => etag)).size).toBe(1);
+});
+
+test('a source without images is refused, and says what was left out', async () => {
+  const source = listingOf(0);
+  source.list = async function* () {
+    yield { items: [], skipped: 7 };
+  };
+  await expect(planRun(newStore(), source, makeRequest('r'))).rejects.toMatchObject({
+    code: 'empty-source',
+    message: expect.stringContaining('7 objects'),
+  });
+});
+
+test('a run id can be claimed once', async () => {
+  const store = newStore();
+  await claimRun(store, makeRequest('r'));
+  await expect(claimRun(store, makeRequest('r'))).rejects.toMatchObject({
+    code: 'run-exists',
+    message: expect.stringContaining('lensmill resume r'),
+  });
+  await expect(readRun(store, 'r')).rejects.toMatchObject({ code: 'not-planned' });
+  await expect(readRun(store, 'other')).rejects.toMatchObject({ code: 'no-run' });
+});

@@ -1,0 +1,51 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { hideSecrets, readSettingsFile, resolveSettings, settingNames, settingsTable } from '../src/settings.ts';
+import { tempFolder } from './helpers/temp.ts';
+
+test('a flag goes before the environment, that before the file, that before the default', () => {
+  const file = { topK: 3, shardSize: 100, batch: 16 };
+  const env = { LENSMILL_TOP_K: '2', LENSMILL_SHARD_SIZE: '200' };
+  const { values, origins } = resolveSettings({ topK: '1' }, env, file);
+  expect([values.topK, values.shardSize, values.batch, values.lanes]).toEqual([1, 200, 16, 0]);
+  expect([origins.topK, origins.shardSize, origins.batch, origins.lanes]).toEqual(['flag', 'env', 'file', 'default']);
+});
+
+test('sizes and times are written with their units', () => {
+  const { values } = resolveSettings({ maxBytes: '1.5MB', readTimeoutMs: '2m', graceMs: '500ms' }, {}, {});
+  expect([values.maxBytes, values.readTimeoutMs, values.graceMs]).toEqual([1_500_000, 120_000, 500]);
+});
+
+test.each([
+  [{ topK: '0' }, '--top-k'],
+  [{ precision: 'fp8' }, '--precision'],
+  [{ device: 'gpu' }, '--device'],
+  [{ maxBytes: 'many' }, '--max-bytes'],
+  [{ readTimeoutMs: '10' }, '--read-timeout'],
+  [{ s3Endpoint: 'localhost' }, '--s3-endpoint'],
+])('a wrong value names its flag: %o', (flags, name) => {
+  expect(() => resolveSettings(flags, {}, {})).toThrow(name);
+});
+
+test('every default fits its own setting, and no two settings share a flag or a variable', () => {
+  expect(() => resolveSettings({}, {}, {})).not.toThrow();
+  const all = settingNames.map((name) => settingsTable[name]);
+  expect(new Set(all.map(({ flag }) => flag.split(' ')[0])).size).toBe(all.length);
+  expect(new Set(all.map(({ env }) => env)).size).toBe(all.length);
+});
+
+test('a settings file with an unknown name is refused: a typing mistake is no silent default', () => {
+  const path = join(tempFolder(), 'lensmill.yaml');
+  writeFileSync(path, 'topk: 3\n');
+  expect(() => readSettingsFile(path, true)).toThrow("no setting 'topk'");
+  writeFileSync(path, 'topK: 3\ninclude: ["**/*.jpg"]\n');
+  expect(readSettingsFile(path, true)).toEqual({ topK: 3, include: ['**/*.jpg'] });
+  writeFileSync(path, '- topK\n');
+  expect(() => readSettingsFile(path, true)).toThrow('name: value');
+});
+
+test('passwords are not printed', () => {
+  expect(hideSecrets('rediss://user:s3cret@host:6379/1')).toBe('rediss://user:***@host:6379/1');
+  expect(hideSecrets('/tmp/redis.sock')).toBe('/tmp/redis.sock');
+});
