@@ -1,0 +1,195 @@
+/**
+ * A run's parts become files that other tools read; memory holds a few parts at a time.
+ *
+ * Files are written to `.partial/` in the target folder and moved up when all are there, `export.json` last: where that
+ * stands, the export is whole. (A folder beside the target could be renamed in one act, but not onto a mounted volume.)
+ */
+import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { pMapIterable } from 'p-map';
+import { errnoOf } from './errno.ts';
+import { ConfigError } from './errors.ts';
+import type { ExportFacts, ExportFile, ExportPart } from './exports/export-file.ts';
+import { openJsonl } from './exports/jsonl.ts';
+import { openNpy } from './exports/npy.ts';
+import { openParquet } from './exports/parquet.ts';
+import { type PartFooter, parsePartFooter, readPart } from './part.ts';
+import type { Store } from './stores/store.ts';
+
+const formats = { npy: openNpy, jsonl: openJsonl, parquet: openParquet };
+
+export type ExportFormat = keyof typeof formats;
+export const exportFormats = Object.keys(formats) as ExportFormat[]; // keys of the object above
+
+/** Parts read ahead of the writer: a part is 8 MB, and a store answers in some tens of milliseconds. */
+const readAhead = 4;
+
+export interface ExportRequest {
+  store: Pick<Store, 'read'>;
+  /** Keys of the parts, in the order their rows shall have. */
+  parts: Iterable<string> | AsyncIterable<string>;
+  /** Path of a folder that is empty, or does not exist yet. */
+  to: string;
+  format: ExportFormat;
+  /** Files are cut between parts so that none has more rows, unless a single part has. */
+  rowsPerFile: number;
+  /** The model's classes by index: jsonl then names its labels. */
+  labelNames?: readonly string[] | undefined;
+  onProgress?: (progress: ExportProgress) => void;
+  signal?: AbortSignal;
+}
+
+export interface ExportProgress {
+  parts: number;
+  rows: number;
+}
+
+/** What was written: also the content of `export.json`. */
+export interface ExportManifest extends ExportFacts {
+  format: ExportFormat;
+  /** Rows in = ok + failed. */
+  rows: number;
+  ok: number;
+  failed: number;
+  /** All that made a part of it, sorted. */
+  devices: string[];
+  lensmill: string[];
+  /** Paths below the target, and bytes; sorted. */
+  files: { name: string; bytes: number }[];
+}
+
+/**
+ * Exports the rows of a run's parts; `exports/` describes the formats. Where it fails or is aborted, the target is as empty
+ * as before.
+ * Throws ConfigError: 'export-target-not-empty', 'export-target-not-writable', 'disk-full', 'nothing-to-export'; Error where
+ * a part is gone, damaged, or of another run or model than the first.
+ */
+export async function exportRun(request: ExportRequest): Promise<ExportManifest> {
+  const { to, format, signal } = request;
+  const partial = join(to, '.partial');
+  try {
+    await mkdir(to, { recursive: true });
+    const [found] = (await readdir(to)).filter((name) => name !== '.partial');
+    if (found !== undefined) {
+      throw new ConfigError(
+        'export-target-not-empty',
+        `'${to}' holds '${found}': give --to a new or an empty folder`,
+      );
+    }
+    await rm(partial, { recursive: true, force: true });
+    await mkdir(partial);
+    const totals = await writeFiles(request, partial);
+    const manifest: ExportManifest = { format, ...totals, files: await listFiles(partial) };
+    await writeFile(join(partial, 'export.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+    signal?.throwIfAborted();
+    const names = (await readdir(partial)).filter((name) => name !== 'export.json');
+    for (const name of [...names, 'export.json']) await rename(join(partial, name), join(to, name));
+    return manifest;
+  } catch (error) {
+    throw explain(error, to);
+  } finally {
+    await rm(partial, { recursive: true, force: true }).catch(() => {}); // Where `to` is no folder, there is none.
+  }
+}
+
+/** What the operator can mend, as a ConfigError; anything else as it came. A store's own errors are explained by it. */
+function explain(error: unknown, to: string): unknown {
+  const code = errnoOf(error);
+  switch (code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new ConfigError(
+        'disk-full',
+        `no space left for '${to}' (${code}): free some, or choose another --to`,
+        {
+          cause: error,
+        },
+      );
+    case 'EACCES':
+    case 'EPERM':
+    case 'EROFS':
+    case 'EEXIST':
+    case 'ENOTDIR':
+      return new ConfigError(
+        'export-target-not-writable',
+        `'${to}' cannot be written (${code}): choose another --to`,
+        {
+          cause: error,
+        },
+      );
+    default:
+      return error;
+  }
+}
+
+async function writeFiles(
+  request: ExportRequest,
+  folder: string,
+): Promise<Omit<ExportManifest, 'format' | 'files'>> {
+  const open = formats[request.format];
+  const counts = { rows: 0, ok: 0, failed: 0 };
+  const devices = new Set<string>();
+  const versions = new Set<string>();
+  let facts: ExportFacts | undefined;
+  let file: ExportFile | undefined;
+  let [files, fileRows, parts] = [0, 0, 0];
+  try {
+    for await (const part of readParts(request)) {
+      const { rows, ok, failed, device, lensmill } = part.footer;
+      if (file && fileRows + rows > request.rowsPerFile) {
+        const full = file;
+        file = undefined;
+        await full.close();
+      }
+      if (!file) {
+        file = await open({ folder, index: files++, labelNames: request.labelNames });
+        fileRows = 0;
+      }
+      await file.append(part);
+      fileRows += rows;
+      counts.rows += rows;
+      counts.ok += ok;
+      counts.failed += failed;
+      devices.add(device);
+      versions.add(lensmill);
+      facts = part.facts;
+      request.onProgress?.({ parts: ++parts, rows: counts.rows });
+    }
+  } catch (error) {
+    await file?.close().catch(() => {}); // The first error is the one to tell.
+    throw error;
+  }
+  await file?.close();
+  if (!facts) throw new ConfigError('nothing-to-export', 'the run has no parts');
+  return { ...facts, ...counts, devices: [...devices].sort(), lensmill: [...versions].sort() };
+}
+
+/** The parts in order, read ahead, each checked to be of the first one's run and model. */
+async function* readParts({
+  store,
+  parts,
+  signal,
+}: ExportRequest): AsyncGenerator<ExportPart & { footer: PartFooter }> {
+  const read = async (key: string) => ({ key, bytes: await store.read(key) });
+  let facts: ExportFacts | undefined;
+  for await (const { key, bytes } of pMapIterable(parts, read, { concurrency: readAhead })) {
+    signal?.throwIfAborted();
+    if (!bytes) throw new Error(`${key} is gone`);
+    const footer = parsePartFooter(bytes, key);
+    const { run, source, model, topK } = footer;
+    facts ??= { run, source, model, topK };
+    if (run !== facts.run || model.fingerprint !== facts.model.fingerprint) {
+      throw new Error(
+        `${key} is run ${run}'s by model ${model.fingerprint}, not ${facts.run}'s by ${facts.model.fingerprint}`,
+      );
+    }
+    yield { bytes, footer, facts, read: () => readPart(bytes, key) };
+  }
+}
+
+async function listFiles(folder: string): Promise<ExportManifest['files']> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  const paths = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  const files = paths.map(async (path) => ({ name: relative(folder, path), bytes: (await stat(path)).size }));
+  return (await Promise.all(files)).sort((a, b) => (a.name < b.name ? -1 : 1));
+}

@@ -1,0 +1,246 @@
+/**
+ * The step "write": a shard's rows become one part, one Parquet object, and are read back.
+ *
+ * A part is a function of its rows and provenance, to the last byte: two workers that did the same shard on the same
+ * kind of device wrote the same object, and a commit can tell its own part from another's by SHA-256.
+ */
+import { z } from 'zod';
+import { type Failure, type FailureCode, messageOf } from './errors.ts';
+import { toHalf } from './models/half.ts';
+import {
+  encodeParquet,
+  int32,
+  int64,
+  lists,
+  type ParquetFooter,
+  ParquetTable,
+  parquetFooter,
+  readParquetEnd,
+  text,
+} from './parquet.ts';
+import type { Store } from './stores/store.ts';
+import type { Provenance, ShardRows } from './types.ts';
+
+export type EmbeddingType = 'float32' | 'float16';
+
+/** A part's columns that are no lists; the lists are `labels`, `scores` and `embedding`. */
+export const flatColumns = [
+  'id',
+  'uri',
+  'etag',
+  'sha256',
+  'bytes',
+  'width',
+  'height',
+  'format',
+  'status',
+  'error',
+  'message',
+] as const;
+
+/** How a part was made, and how much is in it: read without the rows. */
+export interface PartFooter extends Provenance {
+  embedding: EmbeddingType;
+  rows: number;
+  ok: number;
+  failed: number;
+  /** Failed rows by their error. */
+  failures: Record<string, number>;
+  /** `model.fingerprint`. */
+  fingerprint: string;
+}
+
+/** A part's rows column by column; row r of each belongs to the same item. */
+export interface PartTable {
+  footer: PartFooter;
+  ids: string[];
+  uris: string[];
+  etags: string[];
+  /** Hex; null where the bytes were never read. */
+  sha256s: (string | null)[];
+  /** Size of the item: as read, or as listed where it was not. */
+  bytes: number[];
+  /** Pixels, upright; null where decoding did not come so far, as is `formats`. */
+  widths: (number | null)[];
+  heights: (number | null)[];
+  formats: (string | null)[];
+  statuses: ('ok' | 'failed')[];
+  /** Null in ok rows, as is `messages`. */
+  errors: (FailureCode | null)[];
+  messages: (string | null)[];
+  /** [rows × topK], best first; zeros in failed rows, as are `scores` and `embeddings`. */
+  labels: Int32Array;
+  /** [rows × topK], probabilities. */
+  scores: Float32Array;
+  /** [rows × dimension]; float16 parts are widened. */
+  embeddings: Float32Array;
+}
+
+/**
+ * A shard's rows, at least one, as a Parquet file. Columns: id, uri, etag, sha256, bytes, width, height, format, status
+ * ('ok' | 'failed'), error, message, labels list<int32>, scores list<float>, embedding list<float32 | float16>. A failed row
+ * has an error and a message and null lists; an ok row the other way round. Provenance is JSON under the key `lensmill`.
+ */
+export function encodePart(
+  rows: ShardRows,
+  provenance: Provenance,
+  options: { dimension: number; topK: number; embeddingType: EmbeddingType },
+): Uint8Array {
+  const { items, outcomes, embeddings } = rows;
+  const isOk = outcomes.map((outcome) => outcome.status === 'ok');
+  const failures = outcomes.map((outcome): Partial<Failure> => (outcome.status === 'failed' ? outcome : {}));
+  const sizes = items.map((item, row) => outcomes[row]?.bytes ?? item.size);
+  const vectors = options.embeddingType === 'float16' ? toHalf(embeddings) : embeddings;
+  const ok = isOk.filter(Boolean).length;
+  return encodeParquet(
+    [
+      text('id', pluck(items, 'id')),
+      text('uri', pluck(items, 'uri')),
+      text('etag', pluck(items, 'etag')),
+      text('sha256', pluck(outcomes, 'sha256'), 'nullable'),
+      int64('bytes', sizes),
+      int32('width', pluck(outcomes, 'width'), 'nullable'),
+      int32('height', pluck(outcomes, 'height'), 'nullable'),
+      text('format', pluck(outcomes, 'format'), 'nullable'),
+      text('status', pluck(outcomes, 'status')),
+      text('error', pluck(failures, 'error'), 'nullable'),
+      text('message', pluck(failures, 'message'), 'nullable'),
+      lists('labels', rows.labels, options.topK, isOk),
+      lists('scores', rows.scores, options.topK, isOk),
+      lists('embedding', vectors, options.dimension, isOk),
+    ],
+    // Parsed to put the keys in the schema's order, whoever made the object.
+    storedFooter.parse({
+      ...provenance,
+      embedding: options.embeddingType,
+      rows: items.length,
+      ok,
+      failed: items.length - ok,
+      failures: countErrors(failures),
+    }),
+  );
+}
+
+function pluck<Row, Key extends keyof Row>(rows: readonly Row[], key: Key): Row[Key][] {
+  return rows.map((row) => row[key]);
+}
+
+function countErrors(failures: readonly Partial<Failure>[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { error } of failures) if (error) counts[error] = (counts[error] ?? 0) + 1;
+  return counts;
+}
+
+/** A part's rows. Throws an Error that names the part by `key` where it is not Parquet, no part, or lacks a column. */
+export function readPart(bytes: Uint8Array, key: string): PartTable {
+  const footer = parsePartFooter(bytes, key);
+  try {
+    const table = new ParquetTable(bytes);
+    return {
+      footer,
+      ids: present(table.text('id')),
+      uris: present(table.text('uri')),
+      etags: present(table.text('etag')),
+      sha256s: table.text('sha256'),
+      bytes: present(table.integers('bytes')),
+      widths: table.integers('width'),
+      heights: table.integers('height'),
+      formats: table.text('format'),
+      // Only encodePart writes these two columns, from the types named here.
+      statuses: table.text('status') as PartTable['statuses'],
+      errors: table.text('error') as PartTable['errors'],
+      messages: table.text('message'),
+      labels: table.intLists('labels', footer.topK),
+      scores: table.floatLists('scores', footer.topK),
+      embeddings: table.floatLists('embedding', footer.model.dimension),
+    };
+  } catch (error) {
+    throw notAPart(key, error);
+  }
+}
+
+/**
+ * A part's footer alone, over ranged reads of its end: one of 64 kB. `size` is the object's, in bytes. Throws an Error that
+ * names the part where it is gone, or is no part.
+ */
+export async function readPartFooter(
+  store: Pick<Store, 'read'>,
+  key: string,
+  size: number,
+): Promise<PartFooter> {
+  const end = await readParquetEnd(async (first, count) => {
+    const bytes = await store.read(key, { first, count });
+    if (!bytes) throw new Error(`${key} is gone`);
+    return bytes;
+  }, size);
+  return parsePartFooter(end, key);
+}
+
+/** The footer of a part, given whole or by its end. Throws an Error that names the part where it is none. */
+export function parsePartFooter(end: Uint8Array, key: string): PartFooter {
+  try {
+    return checkFooter(parquetFooter(end));
+  } catch (error) {
+    throw notAPart(key, error);
+  }
+}
+
+function checkFooter({ rows, metadata }: ParquetFooter): PartFooter {
+  if (metadata === undefined) throw new Error('not written by lensmill');
+  const footer = storedFooter.parse(metadata);
+  if (footer.rows !== rows || footer.ok + footer.failed !== rows) {
+    throw new Error(
+      `${rows} rows, but its metadata says ${footer.ok} ok + ${footer.failed} failed = ${footer.rows}`,
+    );
+  }
+  return { ...footer, fingerprint: footer.model.fingerprint };
+}
+
+function notAPart(key: string, cause: unknown): Error {
+  const reason =
+    cause instanceof z.ZodError ? z.prettifyError(cause).replaceAll('\n', ' ') : messageOf(cause);
+  return new Error(`${key} is damaged or no part: ${reason}`, { cause });
+}
+
+function present<T>(values: (T | null)[]): T[] {
+  return values.map((value) => {
+    if (value === null) throw new Error('null where a value must be');
+    return value;
+  });
+}
+
+const count = z.int().nonnegative();
+const rgb = z.tuple([z.number(), z.number(), z.number()]);
+
+const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object({
+  lensmill: z.string(),
+  run: z.string(),
+  shard: count,
+  source: z.string(),
+  model: z.object({
+    ref: z.string(),
+    architecture: z.string(),
+    weights: z.string(),
+    untrained: z.boolean(),
+    preprocessing: z.object({
+      resize: count,
+      crop: count,
+      interpolation: z.enum(['bilinear', 'bicubic']),
+      mean: rgb,
+      std: rgb,
+    }),
+    resizeMode: z.enum(['exact', 'fast']),
+    precision: z.enum(['fp32', 'fp16']),
+    dimension: count,
+    classes: count,
+    fingerprint: z.string(),
+  }),
+  topK: count,
+  device: z.string(),
+  batch: count,
+  embedding: z.enum(['float32', 'float16']),
+  rows: count,
+  ok: count,
+  failed: count,
+  failures: z.record(z.string(), count),
+});
