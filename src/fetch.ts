@@ -1,0 +1,49 @@
+/** An item → its bytes, read again where another attempt may help. */
+import { createHash } from 'node:crypto';
+import pRetry from 'p-retry';
+import { type Failure, messageOf } from './errors.ts';
+import { ReadError, type Source } from './sources/source.ts';
+import type { ByteFacts, Item } from './types.ts';
+
+export interface FetchOptions {
+  maxBytes: number;
+  /** For one attempt. */
+  timeoutMs: number;
+  signal?: AbortSignal;
+}
+
+const attempts = 4;
+
+/** Throws only what is not the item's fault: an abort, or a bug. */
+export async function fetchItem(
+  source: Source,
+  item: Item,
+  { maxBytes, timeoutMs, signal }: FetchOptions,
+): Promise<({ content: Uint8Array } & ByteFacts) | Failure> {
+  try {
+    const content = await pRetry(
+      () => {
+        const timeout = AbortSignal.timeout(timeoutMs);
+        return source.read(item, { maxBytes, signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
+      },
+      {
+        retries: attempts - 1,
+        minTimeout: 200,
+        maxTimeout: 5_000,
+        randomize: true,
+        ...(signal && { signal }),
+        shouldRetry: ({ error }) => isTimeout(error) || (error instanceof ReadError && error.transient),
+      },
+    );
+    return { content, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    if (isTimeout(error)) return { error: 'timeout', message: `no answer in ${timeoutMs / 1000} s, ${attempts} times` };
+    if (error instanceof ReadError) return { error: error.code, message: messageOf(error) };
+    throw error;
+  }
+}
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof Error && error.name === 'TimeoutError';
+}

@@ -1,0 +1,52 @@
+/**
+ * The end of a run: when every shard has its part, `_SUCCESS.json` names the parts that count.
+ * Trusts only the store; may run twice, or in two places at once, to the same end.
+ */
+import pMap from 'p-map';
+import { listParts } from './commit.ts';
+import { successKey } from './layout.ts';
+import { readPartFooter } from './part.ts';
+import { shardSizes } from './plan.ts';
+import { encodeJson, findSuccess, type Run, type Success } from './run.ts';
+import type { Store } from './stores/store.ts';
+
+const concurrency = 16;
+
+/** Throws where a shard has no part yet, or a part does not hold what the plan asks for. */
+export async function finalizeRun(store: Store, run: Run): Promise<Success> {
+  const done = await findSuccess(store, run.run);
+  if (done) return done;
+
+  const parts = await listParts(store, run.run);
+  if (parts.size < run.shards) {
+    throw new Error(`run ${run.run} is not complete: ${run.shards - parts.size} of ${run.shards} shards have no part`);
+  }
+  const entries = await pMap(
+    shardSizes(store, run),
+    async (rows, shard): Promise<Success['parts'][number] & { failures: Record<string, number> }> => {
+      const part = parts.get(shard);
+      if (!part) throw new Error(`run ${run.run} is not complete: shard ${shard} has no part`);
+      const [footer, facts] = await Promise.all([readPartFooter(store, part.key, part.size), store.head(part.key)]);
+      if (!facts) throw new Error(`${part.key} disappeared`);
+      if (footer.rows !== rows || footer.shard !== shard || footer.fingerprint !== run.model.fingerprint) {
+        throw new Error(
+          `${part.key} is not shard ${shard} of this run: ${footer.rows} rows of ${rows}, shard ${footer.shard}, model ${footer.fingerprint}`,
+        );
+      }
+      const { ok, failed, failures } = footer;
+      return { key: part.key, shard, rows, ok, failed, bytes: part.size, sha256: facts.sha256, failures };
+    },
+    { concurrency },
+  );
+
+  const success: Success = { v: 1, run: run.run, fingerprint: run.model.fingerprint, items: 0, ok: 0, failed: 0, failures: {}, parts: [] };
+  for (const { failures, ...part } of entries) {
+    success.parts.push(part);
+    success.items += part.rows;
+    success.ok += part.ok;
+    success.failed += part.failed;
+    for (const [code, count] of Object.entries(failures)) success.failures[code] = (success.failures[code] ?? 0) + count;
+  }
+  await store.create(successKey(run.run), encodeJson(success));
+  return success;
+}
