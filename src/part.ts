@@ -7,6 +7,7 @@
 import { z } from 'zod';
 import { type Failure, type FailureCode, messageOf } from './errors.ts';
 import { toHalf } from './models/half.ts';
+import { identitySchema } from './models/identity.ts';
 import {
   encodeParquet,
   int32,
@@ -210,31 +211,13 @@ function present<T>(values: (T | null)[]): T[] {
 }
 
 const count = z.int().nonnegative();
-const rgb = z.tuple([z.number(), z.number(), z.number()]);
 
 const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object({
   lensmill: z.string(),
   run: z.string(),
   shard: count,
   source: z.string(),
-  model: z.object({
-    ref: z.string(),
-    architecture: z.string(),
-    weights: z.string(),
-    untrained: z.boolean(),
-    preprocessing: z.object({
-      resize: count,
-      crop: count,
-      interpolation: z.enum(['bilinear', 'bicubic']),
-      mean: rgb,
-      std: rgb,
-    }),
-    resizeMode: z.enum(['exact', 'fast']),
-    precision: z.enum(['fp32', 'fp16']),
-    dimension: count,
-    classes: count,
-    fingerprint: z.string(),
-  }),
+  model: identitySchema,
   topK: count,
   device: z.string(),
   batch: count,

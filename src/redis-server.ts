@@ -53,6 +53,7 @@ export async function startPrivateRedis(): Promise<PrivateRedis> {
     exitCode = code ?? 1;
   });
   const close = async (): Promise<void> => {
+    shell.ref();
     shell.stdin.end();
     await ended;
     await rm(folder, { recursive: true, force: true });

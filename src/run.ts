@@ -2,28 +2,8 @@
 import { z } from 'zod';
 import { ConfigError } from './errors.ts';
 import { requestKey, runKey, runsPrefix, successKey } from './layout.ts';
+import { identitySchema } from './models/identity.ts';
 import type { Store } from './stores/store.ts';
-
-const triple = z.tuple([z.number(), z.number(), z.number()]);
-
-const modelIdentity = z.object({
-  ref: z.string(),
-  architecture: z.string(),
-  weights: z.string(),
-  untrained: z.boolean(),
-  preprocessing: z.object({
-    resize: z.number().int().positive(),
-    crop: z.number().int().positive(),
-    interpolation: z.enum(['bilinear', 'bicubic']),
-    mean: triple,
-    std: triple,
-  }),
-  resizeMode: z.enum(['exact', 'fast']),
-  precision: z.enum(['fp32', 'fp16']),
-  dimension: z.number().int().positive(),
-  classes: z.number().int().positive(),
-  fingerprint: z.string(),
-});
 
 const runRequest = z.object({
   v: z.literal(1),
@@ -33,7 +13,7 @@ const runRequest = z.object({
     include: z.array(z.string()),
     exclude: z.array(z.string()),
   }),
-  model: modelIdentity,
+  model: identitySchema,
   /** Store key of weights that no hub has; null for presets and random weights, which every worker can get itself. */
   weightsKey: z.string().nullable(),
   topK: z.number().int().positive(),

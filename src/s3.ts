@@ -7,6 +7,8 @@
  *   - repeat a conditional PUT that met another one in flight (409);
  *   - say in one line what the operator has to change.
  */
+
+import { hash } from 'node:crypto';
 import {
   DeleteObjectCommand,
   GetObjectCommand,
@@ -165,10 +167,10 @@ export class Bucket {
   }
 
   /**
-   * Writes an object in one request. With `ifAbsent`, throws S3Error 'precondition-failed' where the key is taken, be it
+   * Writes an object in one request, with its SHA-256 as metadata for `head`. With `ifAbsent`, throws S3Error 'precondition-failed' where the key is taken, be it
    * by this very call after a lost reply; 'unsupported' by servers that refuse the condition. Some ignore it.
    */
-  async put(key: string, body: Uint8Array, options: { ifAbsent: boolean; sha256: string }): Promise<void> {
+  async put(key: string, body: Uint8Array, options: { ifAbsent: boolean }): Promise<void> {
     if (body.byteLength > maxPutBytes) {
       const gib = (body.byteLength / 2 ** 30).toFixed(1);
       throw new ConfigError(
@@ -179,7 +181,7 @@ export class Bucket {
     const command = new PutObjectCommand({
       ...this.#address(key),
       Body: body,
-      Metadata: { sha256: options.sha256 },
+      Metadata: { sha256: hash('sha256', body) },
       ...(options.ifAbsent && { IfNoneMatch: '*' }),
     });
     await this.#repeat(isConflict, () => this.#send('write', key, () => this.#client.send(command)));
@@ -224,6 +226,7 @@ export class Bucket {
         () => this.#client.send(command, abortBy(signal)),
         signal,
       );
+      if (page.Name === undefined) throw new ConfigError('store-unreachable', this.#notS3());
       yield (page.Contents ?? []).map(({ Key = '', Size = 0, ETag = '' }) => ({
         key: (page.EncodingType === 'url' ? decodeKey(Key) : Key).slice(this.#prefix.length),
         size: Size,
@@ -264,6 +267,10 @@ export class Bucket {
       signal?.throwIfAborted();
       throw this.#explain(error, act, key);
     }
+  }
+
+  #notS3(): string {
+    return `what answers at ${this.#server} is no S3 server: correct --s3-endpoint`;
   }
 
   #explain(error: unknown, act: Act, key: string): unknown {

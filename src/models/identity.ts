@@ -2,7 +2,30 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
 import type { ModelIdentity } from '../types.ts';
+
+const colour = z.tuple([z.number(), z.number(), z.number()]);
+
+/** An identity as it stands in a run, a part or a graph. */
+export const identitySchema: z.ZodType<ModelIdentity> = z.object({
+  ref: z.string(),
+  architecture: z.string(),
+  weights: z.string(),
+  untrained: z.boolean(),
+  preprocessing: z.object({
+    resize: z.int().positive(),
+    crop: z.int().positive(),
+    interpolation: z.enum(['bilinear', 'bicubic']),
+    mean: colour,
+    std: colour,
+  }),
+  resizeMode: z.enum(['exact', 'fast']),
+  precision: z.enum(['fp32', 'fp16']),
+  dimension: z.int().positive(),
+  classes: z.int().positive(),
+  fingerprint: z.string(),
+});
 
 /** Completes an identity with its fingerprint: the SHA-256 of its fields but `ref`, as JSON with sorted keys. */
 export function identify(fields: Omit<ModelIdentity, 'fingerprint'>): ModelIdentity {

@@ -31,7 +31,11 @@ export const imagenetPreprocessing: Preprocessing = {
   std: [0.229, 0.224, 0.225],
 };
 
-const firstRecipe = { file: 'model.safetensors', preprocessing: imagenetPreprocessing, license: 'BSD-3-Clause' };
+const firstRecipe = {
+  file: 'model.safetensors',
+  preprocessing: imagenetPreprocessing,
+  license: 'BSD-3-Clause',
+};
 const secondRecipe = { ...firstRecipe, preprocessing: { ...imagenetPreprocessing, resize: 232 } };
 
 /** The first one is the default. */

@@ -35,7 +35,7 @@ export class S3Store implements Store {
     } catch (error) {
       if (!(error instanceof S3Error && error.code === 'unsupported')) throw error;
       this.#conditional = false;
-      await this.#put(key, Buffer.from('plain'), false);
+      await this.#bucket.put(key, Buffer.from('plain'), { ifAbsent: false });
     }
     try {
       await this.#bucket.get(key);
@@ -47,7 +47,7 @@ export class S3Store implements Store {
   async create(key: string, body: Uint8Array): Promise<boolean> {
     if (this.#conditional !== false) return this.#putIfAbsent(key, body);
     if (await this.#bucket.head(key)) return false;
-    await this.#put(key, body, false);
+    await this.#bucket.put(key, body, { ifAbsent: false });
     return true;
   }
 
@@ -82,15 +82,11 @@ export class S3Store implements Store {
 
   async #putIfAbsent(key: string, body: Uint8Array): Promise<boolean> {
     try {
-      await this.#put(key, body, true);
+      await this.#bucket.put(key, body, { ifAbsent: true });
       return true;
     } catch (error) {
       if (error instanceof S3Error && error.code === 'precondition-failed') return false;
       throw error;
     }
-  }
-
-  #put(key: string, body: Uint8Array, ifAbsent: boolean): Promise<void> {
-    return this.#bucket.put(key, body, { ifAbsent, sha256: hash('sha256', body) });
   }
 }

@@ -1,0 +1,128 @@
+/** What every command shares: settings from flags, environment and file; a log; results; exit codes. */
+import { Command, Option } from 'commander';
+import { ConfigError, messageOf } from '../errors.ts';
+import { type Logger, openLog } from '../log.ts';
+import { type ResolvedSettings, readSettingsFile, resolveSettings, type SettingName, type Settings, settingsTable } from '../settings.ts';
+import { openTerminal, type Terminal } from './terminal.ts';
+
+export const exitCodes = {
+  done: 0,
+  failed: 1,
+  /** Wrong usage or configuration: the operator must change something. */
+  config: 2,
+  /** Done, and some images are failed rows. */
+  someFailed: 3,
+  /** Stopped before the end; `lensmill resume` goes on. */
+  resumable: 4,
+  interrupted: 130,
+} as const;
+export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
+
+export interface Context {
+  settings: Settings;
+  origins: ResolvedSettings['origins'];
+  log: Logger;
+  terminal: Terminal;
+  /** Prints a result on stdout: `text` for people, or `result` as one line of JSON with --json. */
+  print(result: unknown, text: string): void;
+  /** Aborts at the first SIGINT or SIGTERM; `reason` is the signal's name. A command that does not use it just ends. */
+  readonly interrupted: AbortSignal;
+  readonly wasInterrupted: boolean;
+}
+
+const commonSettings: readonly SettingName[] = ['logLevel', 'json'];
+const defaultFile = 'lensmill.yaml';
+
+export interface CommandOptions {
+  summary: string;
+  /** `<source>`, `[run]`: as commander takes them. */
+  arguments?: readonly [string, string][];
+  settings: readonly SettingName[];
+  /** Options of this command alone: [flag, help]. */
+  options?: readonly [string, string][];
+  examples: readonly string[];
+  act(context: Context, args: (string | undefined)[], options: Record<string, unknown>): Promise<ExitCode>;
+}
+
+/** Adds a command to a program. What its action throws becomes one line on stderr and an exit code. */
+export function addCommand(program: Command, name: string, options: CommandOptions): void {
+  const command = program.command(name).summary(options.summary).description(options.summary);
+  for (const [argument, help] of options.arguments ?? []) command.argument(argument, help);
+  for (const [flag, help] of options.options ?? []) command.option(flag, help);
+  const settingOptions = [...options.settings, ...commonSettings].map((setting) => {
+    const { flag, help, default: byDefault, env } = settingsTable[setting];
+    const option = new Option(flag, `${help} (${byDefault && byDefault !== 'false' ? `default ${byDefault}, ` : ''}env ${env})`);
+    command.addOption(option);
+    return { setting, attribute: option.attributeName() };
+  });
+  command.option('--config <file>', `settings file (default ./${defaultFile})`);
+  command.addHelpText('after', `\nExamples:\n${options.examples.map((example) => `  $ ${example}`).join('\n')}`);
+  command.action(async (...actionArguments: unknown[]) => {
+    const flags = command.opts<Record<string, unknown>>();
+    const args = actionArguments.slice(0, command.registeredArguments.length) as (string | undefined)[]; // declared above
+    let context: Context | undefined;
+    try {
+      const file = typeof flags['config'] === 'string' ? flags['config'] : undefined;
+      const chosen = Object.fromEntries(settingOptions.map(({ setting, attribute }) => [setting, flags[attribute]]));
+      context = openContext(resolveSettings(chosen, process.env, readSettingsFile(file ?? defaultFile, file !== undefined)));
+      process.exitCode = await options.act(context, args, flags);
+    } catch (error) {
+      process.exitCode = reportError(error, context);
+    }
+  });
+}
+
+function reportError(error: unknown, context: Context | undefined): ExitCode {
+  if (context?.wasInterrupted) {
+    process.stderr.write('lensmill: interrupted\n');
+    return interruptedCode(context.interrupted);
+  }
+  process.stderr.write(`lensmill: ${messageOf(error)}\n`);
+  if (error instanceof ConfigError) return exitCodes.config;
+  if (context?.settings.logLevel === 'debug' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  return exitCodes.failed;
+}
+
+function openContext({ values, origins }: ResolvedSettings): Context {
+  const terminal = openTerminal(process.stderr);
+  let interrupt: AbortController | undefined;
+  return {
+    settings: values,
+    origins,
+    log: openLog(values.logLevel, terminal.writeLine),
+    terminal,
+    print: (result, text) => void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`),
+    get interrupted() {
+      interrupt ??= listenForSignals();
+      return interrupt.signal;
+    },
+    get wasInterrupted() {
+      return interrupt?.signal.aborted ?? false;
+    },
+  };
+}
+
+/** The first signal asks the command to stop, a second one ends it. */
+function listenForSignals(): AbortController {
+  const interrupt = new AbortController();
+  const onSignal = (signal: NodeJS.Signals): void => {
+    if (interrupt.signal.aborted) process.exit(exitCodes.interrupted);
+    interrupt.abort(signal);
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return interrupt;
+}
+
+/** The exit code of work that a signal ended. */
+export function interruptedCode(signal: AbortSignal): ExitCode {
+  return signal.reason === 'SIGINT' ? exitCodes.interrupted : exitCodes.resumable;
+}
+
+/** A setting that this command cannot do without. Throws ConfigError 'missing-setting'. */
+export function required<Name extends SettingName>(settings: Settings, name: Name): NonNullable<Settings[Name]> {
+  const value = settings[name];
+  if (value !== undefined && value !== null) return value;
+  const { flag, env } = settingsTable[name];
+  throw new ConfigError('missing-setting', `${flag.split(' ')[0]} is missing: ${settingsTable[name].help} (or set ${env})`);
+}

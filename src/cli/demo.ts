@@ -1,0 +1,164 @@
+/** `npm run demo`: real photographs in, labels and neighbours out, on a machine that had nothing. */
+import { createHash } from 'node:crypto';
+import { basename, join } from 'node:path';
+import type { Command } from 'commander';
+import pc from 'picocolors';
+import { ConfigError } from '../errors.ts';
+import { labelsOf } from '../models/labels.ts';
+import { presets } from '../models/presets.ts';
+import { readPart } from '../part.ts';
+import { findRequest, findSuccess, type Run, type Success } from '../run.ts';
+import { s3OptionsOf } from '../settings.ts';
+import { DEFAULT_INCLUDE } from '../sources/globs.ts';
+import { openSource } from '../sources/open-source.ts';
+import type { Store } from '../stores/store.ts';
+import { verifyRun } from '../verify.ts';
+import { addCommand, type Context, interruptedCode } from './command.ts';
+import { driveRun } from './drive.ts';
+import { placeSettings, planSettings, queueSettings, workSettings } from './index.ts';
+import { completePlan, loadModel, openOutput, planNewRun } from './prepare.ts';
+import { codeOf, summarize, untrainedBanner } from './summary.ts';
+
+const neighbours = 3;
+const topLabels = 3;
+/** Rows printed; the rest are in the parts. */
+const shownRows = 40;
+/** Rows among which neighbours are sought, all against all. */
+const comparedRows = 5_000;
+
+export function addDemoCommand(program: Command): void {
+  addCommand(program, 'demo', {
+    summary: 'index some photographs and show what was found (`npm run demo`)',
+    arguments: [['[folder]', 'your own pictures; without it, the photographs that deploy/bootstrap.sh unpacks']],
+    settings: [...planSettings, ...workSettings, ...queueSettings, ...placeSettings],
+    examples: ['npm run demo', 'npm run demo -- ~/Pictures'],
+    async act(context, [folder]) {
+      const { settings } = context;
+      const source = folder ?? join(settings.cacheDir, 'photographs');
+      const demo: Context = {
+        ...context,
+        settings: { ...settings, output: settings.output ?? 'demo-output', model: await chooseModel(context) },
+        interrupted: context.interrupted,
+      };
+      const store = await openOutput(demo.settings);
+      try {
+        const run = await planOnce(demo, store, source);
+        const started = performance.now();
+        const success = (await findSuccess(store, run.run)) ?? (await driveRun(demo, store, run));
+        if (!success) return interruptedCode(context.interrupted);
+        const verification = await verifyRun(store, run, success);
+        if (verification.problems.length > 0) throw new Error(`verify: ${verification.problems.join('; ')}`);
+        const { json, text } = summarize(store, run, success, performance.now() - started);
+        context.print(
+          { ...json, verified: true },
+          [
+            await showResults(store, run, success),
+            text.slice(untrainedBanner(run).length),
+            `verify  every image is exactly one row, every part is undamaged`,
+            '',
+            nextSteps(store, run),
+          ].join('\n'),
+        );
+        return codeOf(success);
+      } finally {
+        await store.close();
+      }
+    },
+  });
+}
+
+/** The default preset where it can be had; else random weights, loudly. */
+async function chooseModel(context: Context): Promise<string> {
+  if (context.settings.model !== undefined) return context.settings.model;
+  try {
+    await loadModel(context);
+    return presets[0].name;
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    context.log.warn({ error: error.message }, 'the pretrained weights cannot be had; the demo goes on with random ones');
+    return 'random:0';
+  }
+}
+
+/** The same pictures and settings are the same run: a second demo has nothing left to do. */
+async function planOnce(context: Context, store: Store, folder: string): Promise<Run> {
+  const { settings } = context;
+  const source = openSource(folder, { include: DEFAULT_INCLUDE, exclude: [] }, s3OptionsOf(settings));
+  const hash = createHash('sha256').update(JSON.stringify([settings.model, settings.precision, settings.resize, settings.topK]));
+  try {
+    await source.probe();
+    for await (const { items } of source.list()) for (const { uri, etag } of items) hash.update(`${uri} ${etag}\n`);
+  } finally {
+    await source.close();
+  }
+  const id = `demo-${hash.digest('hex').slice(0, 8)}`;
+  const request = await findRequest(store, id);
+  return request ? completePlan(context, store, request) : planNewRun(context, store, folder, id);
+}
+
+/** A table: per image its best labels and the images that look most like it. */
+async function showResults(store: Store, run: Run, success: Success): Promise<string> {
+  const rows: { name: string; labels: Int32Array; scores: Float32Array; unit: Float32Array }[] = [];
+  const failed: string[] = [];
+  for (const { key } of success.parts) {
+    if (rows.length >= comparedRows) break;
+    const bytes = await store.read(key);
+    if (!bytes) throw new Error(`${key} is missing`);
+    const part = readPart(bytes, key);
+    const { topK, model } = part.footer;
+    for (const [row, id] of part.ids.entries()) {
+      if (part.statuses[row] === 'failed') {
+        failed.push(`${id}: ${part.errors[row]}, ${part.messages[row]}`);
+        continue;
+      }
+      rows.push({
+        name: basename(id),
+        labels: part.labels.subarray(row * topK, (row + 1) * topK),
+        scores: part.scores.subarray(row * topK, (row + 1) * topK),
+        unit: normalize(part.embeddings.subarray(row * model.dimension, (row + 1) * model.dimension)),
+      });
+    }
+  }
+  const names = labelsOf(run.model.classes);
+  const shown = rows.slice(0, shownRows);
+  const nameWidth = Math.min(30, Math.max(5, ...shown.map(({ name }) => name.length)));
+  const lines = shown.map(({ name, labels, scores, unit }) => {
+    const best = Array.from(labels.subarray(0, topLabels), (label, at) => `${names[label]} ${(scores[at] ?? 0).toFixed(2)}`);
+    const near = rows
+      .filter((other) => other.unit !== unit)
+      .map((other) => ({ name: other.name, cosine: dot(unit, other.unit) }))
+      .toSorted((a, b) => b.cosine - a.cosine)
+      .slice(0, neighbours)
+      .map((other) => `${other.name} ${other.cosine.toFixed(2)}`);
+    return `${pc.bold(name.slice(0, nameWidth).padEnd(nameWidth))}  ${best.join(', ')}\n${' '.repeat(nameWidth)}  ${pc.dim(`like ${near.join(', ') || 'nothing else here'}`)}`;
+  });
+  return [
+    untrainedBanner(run) + lines.join('\n'),
+    ...(rows.length > shown.length ? [`… and ${success.ok - shown.length} more`] : []),
+    ...failed.slice(0, shownRows).map((line) => pc.red(line)),
+    '',
+  ].join('\n');
+}
+
+function nextSteps(store: Store, { run, model, source }: Run): string {
+  const from = `--output ${store.uri}`;
+  return [
+    'Next:',
+    ...(model.untrained ? ['  npm run demo                                      # again, with a network: pretrained weights'] : []),
+    `  npm run -s lensmill -- index FOLDER --output ./index    # your own pictures`,
+    `  npm run -s lensmill -- export ${store.uri} --run ${run} --to ./rows --format jsonl`,
+    `  npm run -s lensmill -- verify ${run} ${from}`,
+    `The pictures are in ${source.uri}`,
+  ].join('\n');
+}
+
+function normalize(vector: Float32Array): Float32Array {
+  const length = Math.sqrt(dot(vector, vector)) || 1;
+  return vector.map((value) => value / length);
+}
+
+function dot(a: Float32Array, b: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
+  return sum;
+}

@@ -1,0 +1,124 @@
+/** `lensmill doctor`: says of every part that a run needs whether it is there and fit, and what to do where it is not. */
+import type { Command } from 'commander';
+import pc from 'picocolors';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { ConfigError, messageOf } from '../errors.ts';
+import { openSession } from '../infer.ts';
+import { buildOnnx, resolveModel } from '../models/model.ts';
+import { checkRedis } from '../queue.ts';
+import { startPrivateRedis } from '../redis-server.ts';
+import { hideSecrets, s3OptionsOf, settingNames, type Settings, settingsTable } from '../settings.ts';
+import { openStore } from '../stores/open-store.ts';
+import { version } from '../version.ts';
+import { addCommand, type Context, exitCodes } from './command.ts';
+import { loadModel } from './prepare.ts';
+
+interface Finding {
+  what: string;
+  verdict: 'good' | 'warning' | 'bad';
+  detail: string;
+}
+
+export function addDoctorCommand(program: Command): void {
+  addCommand(program, 'doctor', {
+    summary: 'check Redis, the store, the device and the model, and print every setting with its origin',
+    settings: settingNames.filter((name) => name !== 'logLevel' && name !== 'json'),
+    examples: ['lensmill doctor --output s3://indexes/photos --device cuda', 'lensmill doctor --json'],
+    async act(context) {
+      const { settings, origins, print } = context;
+      const findings = [
+        { what: 'program', verdict: 'good', detail: `lensmill ${version}, Node ${process.versions.node}` } as const,
+        await examine('redis', () => examineRedis(settings)),
+        await examine('store', () => examineStore(settings)),
+        await examine('device', () => examineDevice(settings)),
+        await examine('model', () => examineModel(context)),
+      ];
+      const values = settingNames.map((name) => ({
+        name,
+        value: settingsTable[name].secret ? hideSecrets(settings[name]) : settings[name],
+        origin: origins[name],
+      }));
+      print({ findings, settings: values }, [...findings.map(findingLine), '', ...values.map(settingLine)].join('\n'));
+      return findings.some(({ verdict }) => verdict === 'bad') ? exitCodes.config : exitCodes.done;
+    },
+  });
+}
+
+async function examine(what: string, look: () => Promise<Omit<Finding, 'what'>>): Promise<Finding> {
+  try {
+    return { what, ...(await look()) };
+  } catch (error) {
+    return { what, verdict: 'bad', detail: messageOf(error) };
+  }
+}
+
+async function examineRedis({ redis }: Settings): Promise<Omit<Finding, 'what'>> {
+  if (redis === undefined) {
+    const own = await startPrivateRedis();
+    try {
+      const { version: redisVersion } = await checkRedis(own.url);
+      return { verdict: 'good', detail: `a private redis-server ${redisVersion} (REDIS_URL is not set)` };
+    } finally {
+      await own.close();
+    }
+  }
+  const { version: redisVersion, policy, persistent } = await checkRedis(redis);
+  const [major = 0, minor = 0] = redisVersion.split('.').map(Number);
+  const detail = `Redis ${redisVersion} at ${hideSecrets(redis)}`;
+  if (major * 100 + minor < 602) return { verdict: 'bad', detail: `${detail}: BullMQ needs 6.2 or newer` };
+  if (policy !== 'noeviction') {
+    return { verdict: 'bad', detail: `${detail}: maxmemory-policy is ${policy}, which may drop jobs; set noeviction` };
+  }
+  if (!persistent) return { verdict: 'warning', detail: `${detail}: no append-only file; after a restart use \`lensmill resume\`` };
+  return { verdict: 'good', detail: `${detail}, noeviction, append-only` };
+}
+
+async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> {
+  if (settings.output === undefined) return { verdict: 'warning', detail: 'not looked at: give --output' };
+  const store = openStore(settings.output, s3OptionsOf(settings));
+  try {
+    await store.probe();
+    return store.conditional
+      ? { verdict: 'good', detail: `${store.uri} can be written, and creates objects atomically` }
+      : {
+          verdict: 'warning',
+          detail: `${store.uri} can be written, but ignores If-None-Match: two workers may both store a shard, and one is chosen at the end`,
+        };
+  } finally {
+    await store.close();
+  }
+}
+
+/** A model that costs nothing still needs the device's libraries, its driver and a kernel for each of its nodes. */
+async function examineDevice({ device: name, cacheDir }: Settings): Promise<Omit<Finding, 'what'>> {
+  const { device, reason } = resolveDevice(name);
+  const model = await resolveModel('null', { cacheDir, resizeMode: 'exact', precision: 'fp32' });
+  const { crop } = model.identity.preprocessing;
+  const modelPath = await buildOnnx(model, { topK: 1 });
+  const session = await openSession({ modelPath, device, batch: 1, crop, threads: 1 });
+  await session.run(new Uint8Array(crop * crop * 3));
+  await session.release();
+  return { verdict: 'good', detail: `${device.name} runs a small model${reason ? ` (auto: ${reason})` : ''}` };
+}
+
+async function examineModel(context: Context): Promise<Omit<Finding, 'what'>> {
+  try {
+    const { identity } = await loadModel(context);
+    const detail = `${identity.ref}: ${identity.architecture} ${identity.precision}, fingerprint ${identity.fingerprint.slice(0, 12)}`;
+    return identity.untrained ? { verdict: 'warning', detail: `${detail}; untrained: its labels mean nothing` } : { verdict: 'good', detail };
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return { verdict: 'bad', detail: error.message };
+  }
+}
+
+const marks = { good: pc.green('✓'), warning: pc.yellow('!'), bad: pc.red('✗') };
+
+function findingLine({ what, verdict, detail }: Finding): string {
+  return `${marks[verdict]} ${what.padEnd(8)} ${detail}`;
+}
+
+function settingLine({ name, value, origin }: { name: string; value: unknown; origin: string }): string {
+  const text = Array.isArray(value) ? value.join(' ') : value === undefined ? '—' : String(value);
+  return `  ${name.padEnd(14)} ${text.padEnd(28)} ${pc.dim(origin)}`;
+}

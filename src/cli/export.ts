@@ -1,0 +1,86 @@
+/** `lensmill export`: a finished run as files that other tools read. */
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { ConfigError } from '../errors.ts';
+import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
+import { labelsOf } from '../models/labels.ts';
+import { listRuns, readRun, readSuccess } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import { addCommand, exitCodes } from './command.ts';
+import { placeSettings } from './index.ts';
+import { openOutput } from './prepare.ts';
+import { reportProgress } from './progress.ts';
+
+export function addExportCommand(program: Command): void {
+  addCommand(program, 'export', {
+    summary: "write a finished run's rows as npy (clip-retrieval, autofaiss), jsonl or one parquet dataset",
+    arguments: [['[output]', 'where the runs are (or --output)']],
+    settings: ['output', ...placeSettings],
+    options: [
+      ['--to <folder>', 'new or empty folder'],
+      ['--format <format>', `${exportFormats.join(', ')} (default parquet)`],
+      ['--run <id>', 'which run; not needed where there is but one'],
+      ['--rows-per-file <n>', 'cut files between parts so that none has more rows (default 1000000)'],
+    ],
+    examples: [
+      'lensmill export ./index --to ./npy --format npy',
+      'lensmill export s3://indexes/photos --run 20261124-091233-3fa2 --to ./rows --format jsonl',
+    ],
+    async act(context, [output], options) {
+      const to = options['to'];
+      if (typeof to !== 'string') throw new ConfigError('missing-option', '--to is missing: a new or empty folder');
+      const format = formatOf(options['format'] ?? 'parquet');
+      const rowsPerFile = Number(options['rowsPerFile'] ?? 1_000_000);
+      if (!Number.isInteger(rowsPerFile) || rowsPerFile < 1) {
+        throw new ConfigError('bad-option', `--rows-per-file: expected a number of rows, got '${options['rowsPerFile']}'`);
+      }
+      const store = await openOutput({ ...context.settings, output: output ?? context.settings.output });
+      const progress = reportProgress('rows', context);
+      try {
+        const id = await runOf(store, options['run']);
+        const { model } = await readRun(store, id);
+        const success = await readSuccess(store, id);
+        const manifest = await exportRun({
+          store,
+          parts: success.parts.map((part) => part.key),
+          to: resolve(to),
+          format,
+          rowsPerFile,
+          labelNames: labelsOf(model.classes),
+          signal: context.interrupted,
+          onProgress: ({ rows }) => progress.update({ done: rows, total: success.items }),
+        });
+        progress.close();
+        const { rows, ok, failed, files } = manifest;
+        const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+        context.print(
+          manifest,
+          [
+            `${rows} rows (${ok} ok, ${failed} failed) of run ${manifest.run} as ${format} in ${resolve(to)}, ${(bytes / 1e6).toFixed(1)} MB:`,
+            ...files.map((file) => `  ${file.name}`),
+          ].join('\n'),
+        );
+        return exitCodes.done;
+      } finally {
+        progress.close();
+        await store.close();
+      }
+    },
+  });
+}
+
+function formatOf(value: unknown): ExportFormat {
+  const format = exportFormats.find((known) => known === value);
+  if (format) return format;
+  throw new ConfigError('bad-option', `--format: there are ${exportFormats.join(', ')}, not '${value}'`);
+}
+
+/** Throws ConfigError 'no-run' or 'which-run'. */
+async function runOf(store: Store, asked: unknown): Promise<string> {
+  if (typeof asked === 'string') return asked;
+  const runs = await listRuns(store);
+  const [only] = runs;
+  if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
+  if (runs.length > 1) throw new ConfigError('which-run', `${store.uri} holds ${runs.length} runs: choose with --run ${runs.join(' | ')}`);
+  return only;
+}

@@ -1,0 +1,101 @@
+/** From a command's arguments to a planned run: everything that can be wrong is found before an image is read. */
+import { randomBytes } from 'node:crypto';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { ConfigError } from '../errors.ts';
+import { isRunId } from '../layout.ts';
+import { type Model, resolveModel } from '../models/model.ts';
+import { presets } from '../models/presets.ts';
+import { planRun } from '../plan.ts';
+import { claimRun, type Run, type RunRequest } from '../run.ts';
+import { type Settings, s3OptionsOf } from '../settings.ts';
+import { DEFAULT_INCLUDE } from '../sources/globs.ts';
+import { openSource } from '../sources/open-source.ts';
+import { openStore } from '../stores/open-store.ts';
+import type { Store } from '../stores/store.ts';
+import { publishWeights } from '../weights.ts';
+import { type Context, required } from './command.ts';
+import { reportProgress } from './progress.ts';
+
+/** An output that is there and can be written. */
+export async function openOutput(settings: Settings): Promise<Store> {
+  const store = openStore(required(settings, 'output'), s3OptionsOf(settings));
+  await store.probe();
+  return store;
+}
+
+/** The model of the settings, downloaded where it has to be. */
+export async function loadModel(context: Context): Promise<Model> {
+  const { settings, log } = context;
+  const progress = reportProgress('bytes', context);
+  try {
+    return await resolveModel(settings.model ?? presets[0].name, {
+      cacheDir: settings.cacheDir,
+      resizeMode: settings.resize,
+      precision: settings.precision,
+      onProgress: (done, total = done) => progress.update({ done, total }),
+      onNotice: (notice) => log.warn(notice),
+    });
+  } finally {
+    progress.close();
+  }
+}
+
+/**
+ * Claims a new run and plans it. Throws ConfigError: 'run-exists', 'bad-run-id', and those of the device, source and
+ * model that the settings name.
+ */
+export async function planNewRun(context: Context, store: Store, sourceUri: string, runId = newRunId()): Promise<Run> {
+  const { settings, log } = context;
+  if (!isRunId(runId)) {
+    throw new ConfigError('bad-run-id', `'${runId}' is no run id: 1 to 64 letters, digits and . _ -, not digits alone`);
+  }
+  resolveDevice(settings.device);
+  const globs = { include: settings.include ?? [...DEFAULT_INCLUDE], exclude: settings.exclude ?? [] };
+  const source = openSource(sourceUri, globs, s3OptionsOf(settings));
+  try {
+    await source.probe();
+  } finally {
+    await source.close();
+  }
+  const model = await loadModel(context);
+  const request: RunRequest = {
+    v: 1,
+    run: runId,
+    source: { uri: source.uri, ...globs },
+    model: model.identity,
+    weightsKey: await publishWeights(store, model),
+    topK: settings.topK,
+    embedding: settings.embedding,
+    shardSize: settings.shardSize,
+    maxPixels: settings.maxPixels,
+    maxBytes: settings.maxBytes,
+    createdAt: new Date().toISOString(),
+  };
+  await claimRun(store, request);
+  log.info({ run: runId, source: source.uri, output: store.uri, model: model.identity.ref }, 'run start');
+  return completePlan(context, store, request);
+}
+
+/** Plans a claimed run, or what its planner left undone. */
+export async function completePlan(context: Context, store: Store, request: RunRequest): Promise<Run> {
+  const { settings, log, terminal, interrupted } = context;
+  const source = openSource(request.source.uri, request.source, s3OptionsOf(settings));
+  try {
+    await source.probe();
+    const run = await planRun(store, source, request, {
+      signal: interrupted,
+      onProgress: ({ items }) => terminal.show(`planning: ${items.toLocaleString('en-US')} images found`),
+    });
+    log.info({ run: run.run, items: run.items, shards: run.shards, skipped: run.skipped }, 'run planned');
+    return run;
+  } finally {
+    terminal.show(undefined);
+    await source.close();
+  }
+}
+
+/** Sorts by time: `20261124-091233-3fa2`. */
+function newRunId(): string {
+  const [date = '', time = ''] = new Date().toISOString().replaceAll(/[-:]/g, '').split(/[T.]/);
+  return `${date}-${time}-${randomBytes(2).toString('hex')}`;
+}

@@ -1,0 +1,29 @@
+/** `lensmill resume`: finishes a run from what its store holds, whatever became of Redis and of its workers. */
+import type { Command } from 'commander';
+import { findSuccess, readRequest } from '../run.ts';
+import { addCommand } from './command.ts';
+import { finishRun, placeSettings, queueSettings, workSettings } from './index.ts';
+import { completePlan, openOutput } from './prepare.ts';
+import { codeOf, summarize } from './summary.ts';
+
+export function addResumeCommand(program: Command): void {
+  addCommand(program, 'resume', {
+    summary: 'finish a run that was stopped: plans on, and does exactly the shards that the store does not hold',
+    arguments: [['<run>', 'id of the run']],
+    settings: ['output', ...workSettings, ...queueSettings, ...placeSettings],
+    examples: ['lensmill resume 20261124-091233-3fa2 --output ./index'],
+    async act(context, [id = '']) {
+      const store = await openOutput(context.settings);
+      try {
+        const run = await completePlan(context, store, await readRequest(store, id));
+        const success = await findSuccess(store, id);
+        if (!success) return await finishRun(context, store, run);
+        const { json, text } = summarize(store, run, success);
+        context.print(json, `${text}\nnothing is left to do`);
+        return codeOf(success);
+      } finally {
+        await store.close();
+      }
+    },
+  });
+}

@@ -1,0 +1,106 @@
+/** `lensmill status`: what the store holds of a run, and what Redis knows of its progress. */
+import type { Command } from 'commander';
+import { listParts } from '../commit.ts';
+import { ConfigError } from '../errors.ts';
+import { checkRedis, openQueue } from '../queue.ts';
+import { findRun, findSuccess, listRuns, readRequest } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import { addCommand, type Context, exitCodes } from './command.ts';
+import { queueOf } from './drive.ts';
+import { placeSettings } from './index.ts';
+import { openOutput } from './prepare.ts';
+
+export interface RunStatus {
+  run: string;
+  state: 'planning' | 'unfinished' | 'done';
+  source: string;
+  model: string;
+  shards: number;
+  /** Shards whose part stands in the store. */
+  committed: number;
+  items: number;
+  /** Of a finished run. */
+  ok?: number;
+  failed?: number;
+  /** Of the whole queue; only where Redis is named and answers. */
+  queue?: { waiting: number; active: number; delayed: number };
+  /** Shards that were given up, and why. */
+  failures?: Record<string, string>;
+}
+
+export function addStatusCommand(program: Command): void {
+  addCommand(program, 'status', {
+    summary: "list an output's runs, or show one",
+    arguments: [['[run]', 'id of the run']],
+    settings: ['output', 'redis', 'queue', ...placeSettings],
+    examples: ['lensmill status --output ./index', 'lensmill status 20261124-091233-3fa2 --output s3://indexes/photos --json'],
+    async act(context, [id]) {
+      const store = await openOutput(context.settings);
+      try {
+        if (id === undefined) {
+          const runs = await Promise.all((await listRuns(store)).map((run) => readStatus(store, run)));
+          context.print(runs, runs.map(oneLine).join('\n') || `no runs in ${store.uri}`);
+        } else {
+          const status = { ...(await readStatus(store, id)), ...(await askRedis(context, store, id)) };
+          context.print(status, inFull(status, store));
+        }
+        return exitCodes.done;
+      } finally {
+        await store.close();
+      }
+    },
+  });
+}
+
+async function readStatus(store: Store, id: string): Promise<RunStatus> {
+  const request = await readRequest(store, id);
+  const base = { run: id, source: request.source.uri, model: request.model.ref };
+  const run = await findRun(store, id);
+  if (!run) return { ...base, state: 'planning', shards: 0, committed: 0, items: 0 };
+  const { shards, items } = run;
+  const success = await findSuccess(store, id);
+  if (success) {
+    const { ok, failed } = success;
+    return { ...base, state: 'done', shards, committed: shards, items, ok, failed };
+  }
+  const committed = (await listParts(store, id)).size;
+  return { ...base, state: 'unfinished', shards, committed, items };
+}
+
+async function askRedis({ settings, log }: Context, store: Store, id: string): Promise<Pick<RunStatus, 'queue' | 'failures'>> {
+  if (settings.redis === undefined) return {};
+  try {
+    await checkRedis(settings.redis);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    log.warn({ error: error.message }, 'what the queue holds is not shown');
+    return {};
+  }
+  const queue = openQueue({ redisUrl: settings.redis, name: queueOf(settings, store) });
+  try {
+    const [counts, { failures }] = await Promise.all([queue.counts(), queue.progress(id)]);
+    return { queue: counts, failures };
+  } finally {
+    await queue.close();
+  }
+}
+
+function oneLine({ run, state, shards, committed, items, failed, model }: RunStatus): string {
+  const progress = state === 'done' ? `${items} images, ${failed} failed` : `${committed} of ${shards} shards`;
+  return `${run}  ${state.padEnd(10)}  ${progress}  ${model}`;
+}
+
+function inFull(status: RunStatus, store: Store): string {
+  const { run, state, source, model, shards, committed, items, ok, failed, queue, failures = {} } = status;
+  const lines = [
+    `run     ${run}: ${state}`,
+    `source  ${source}`,
+    `model   ${model}`,
+    `shards  ${committed} of ${shards} are in the store; ${items} images in all`,
+    ...(state === 'done' ? [`images  ${ok} embedded, ${failed} failed`] : []),
+    ...(queue ? [`queue   ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed`] : []),
+    ...Object.entries(failures).map(([shard, message]) => `failed  shard ${shard}: ${message}`),
+    ...(state === 'done' ? [] : [`next    lensmill resume ${run} --output ${store.uri}`]),
+  ];
+  return lines.join('\n');
+}

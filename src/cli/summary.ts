@@ -1,0 +1,54 @@
+/** What a finished run tells its user. */
+import pc from 'picocolors';
+import type { Run, Success } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import { type ExitCode, exitCodes } from './command.ts';
+import { formatSeconds } from './progress.ts';
+
+/** Random weights make numbers that look like any others: nobody may miss that they mean nothing. */
+export function untrainedBanner(run: Pick<Run, 'model'>): string {
+  if (!run.model.untrained) return '';
+  const lines = [`UNTRAINED WEIGHTS (${run.model.ref})`, 'Labels, scores and neighbours below mean nothing.'];
+  const width = Math.max(...lines.map((line) => line.length)) + 4;
+  const framed = ['━'.repeat(width), ...lines.map((line) => `  ${line}`.padEnd(width)), '━'.repeat(width)];
+  return `${framed.map((line) => pc.bold(pc.yellow(line))).join('\n')}\n`;
+}
+
+export function summarize(store: Store, run: Run, success: Success, elapsedMs?: number): { json: object; text: string } {
+  const { items, ok, failed, failures } = success;
+  const seconds = elapsedMs === undefined ? undefined : elapsedMs / 1000;
+  const reasons = Object.entries(failures)
+    .toSorted(([, a], [, b]) => b - a)
+    .map(([code, count]) => `${count} ${code}`)
+    .join(', ');
+  const number = (value: number): string => value.toLocaleString('en-US');
+  const lines = [
+    `run     ${run.run}`,
+    `images  ${number(items)}: ${number(ok)} embedded, ${number(failed)} failed${failed ? ` (${reasons})` : ''}`,
+    ...(seconds === undefined ? [] : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
+    `model   ${run.model.ref} ${run.model.precision}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
+    `output  ${store.uri}/runs/${run.run}`,
+    ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} objects that no --include matches`] : []),
+  ];
+  return {
+    json: {
+      run: run.run,
+      output: store.uri,
+      source: run.source.uri,
+      model: run.model.ref,
+      fingerprint: run.model.fingerprint,
+      untrained: run.model.untrained,
+      items,
+      ok,
+      failed,
+      failures,
+      skipped: run.skipped,
+      ...(seconds !== undefined && { seconds, imagesPerSecond: items / seconds }),
+    },
+    text: `${untrainedBanner(run)}${lines.join('\n')}`,
+  };
+}
+
+export function codeOf(success: Success): ExitCode {
+  return success.failed > 0 ? exitCodes.someFailed : exitCodes.done;
+}

@@ -1,0 +1,38 @@
+/** `lensmill work`: one worker on this machine, until it is stopped. */
+import type { Command } from 'commander';
+import { superviseWorker } from '../../workers/supervisor.ts';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { addCommand, exitCodes, required } from './command.ts';
+import { openRedis, queueOf } from './drive.ts';
+import { placeSettings, workSettings } from './index.ts';
+import { openOutput } from './prepare.ts';
+
+export function addWorkCommand(program: Command): void {
+  addCommand(program, 'work', {
+    summary: "run a worker: takes an output's shards from Redis until it is stopped with SIGTERM or Ctrl-C",
+    settings: ['output', 'redis', 'queue', ...workSettings, ...placeSettings],
+    examples: [
+      'REDIS_URL=redis://queue:6379 lensmill work --output s3://indexes/photos --device cuda',
+      'lensmill work --output s3://indexes/photos --redis redis://queue:6379 --device cuda:1',
+    ],
+    async act({ settings, log, terminal, interrupted }) {
+      required(settings, 'redis');
+      resolveDevice(settings.device);
+      const redis = await openRedis(settings);
+      const store = await openOutput(settings);
+      const output = store.uri;
+      const queue = queueOf(settings, store);
+      await store.close();
+
+      const worker = superviseWorker(
+        { output, redisUrl: redis.url, queue, settings },
+        { log, writeLine: terminal.writeLine },
+      );
+      interrupted.addEventListener('abort', () => worker.stop());
+      const { device } = await worker.ready;
+      log.info({ device, output, queue }, 'worker ready');
+      await worker.ended;
+      return exitCodes.done;
+    },
+  });
+}

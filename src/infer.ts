@@ -1,0 +1,77 @@
+/**
+ * Pixels → embeddings and predictions: ONNX Runtime's one door.
+ *
+ * `run` BLOCKS its thread for as long as the model takes, so this file is used from the inference thread
+ * (workers/inference.ts), and by nobody who must answer meanwhile. Ending a process or a thread in the middle of a run
+ * aborts the process: release first, then end.
+ */
+import { InferenceSession, Tensor } from 'onnxruntime-node';
+import type { Device } from './devices/device.ts';
+import { ConfigError, messageOf } from './errors.ts';
+
+export interface SessionOptions {
+  modelPath: string;
+  device: Device;
+  /** Images per run: fixed, so that a GPU searches its convolutions once and equal input gives equal bytes. */
+  batch: number;
+  /** Side of the crop in pixels. */
+  crop: number;
+  /** Cores for a CPU device; 0 leaves it to ONNX Runtime. */
+  threads: number;
+}
+
+/** Row r belongs to image r of the batch. */
+export interface BatchResult {
+  /** [batch × dimension] */
+  embeddings: Float32Array;
+  /** [batch × topK] */
+  scores: Float32Array;
+  /** [batch × topK] */
+  labels: Int32Array;
+}
+
+export interface Session {
+  /** `pixels`: [batch × crop × crop × 3] uint8, RGB. It may lie over shared memory and must not change meanwhile. */
+  run(pixels: Uint8Array): Promise<BatchResult>;
+  release(): Promise<void>;
+}
+
+/** Throws ConfigError 'device-failed' where the device cannot run the model, all of it. */
+export async function openSession(options: SessionOptions): Promise<Session> {
+  const { modelPath, device, batch, crop, threads } = options;
+  let session: InferenceSession;
+  try {
+    session = await InferenceSession.create(modelPath, {
+      executionProviders: [device.provider as InferenceSession.ExecutionProviderConfig],
+      graphOptimizationLevel: 'all',
+      freeDimensionOverrides: { N: batch },
+      ...(threads > 0 && { intraOpNumThreads: threads }),
+      extra: {
+        session: {
+          // Idle threads of the pool would spin on cores that the lanes decode on.
+          intra_op: { allow_spinning: '0' },
+          ...(device.kind !== 'cpu' && { disable_cpu_ep_fallback: '1' }),
+        },
+      },
+    });
+  } catch (error) {
+    throw new ConfigError('device-failed', `${device.name} cannot run ${modelPath}: ${messageOf(error)}`, { cause: error });
+  }
+
+  return {
+    async run(pixels) {
+      const images = new Tensor('uint8', pixels, [batch, crop, crop, 3]);
+      const outputs = await session.run({ images });
+      return {
+        embeddings: outputs['embedding']?.data as Float32Array, // the graph's own output types
+        scores: outputs['scores']?.data as Float32Array,
+        labels: toInt32(outputs['labels']?.data as BigInt64Array | Int32Array),
+      };
+    },
+    release: () => session.release(),
+  };
+}
+
+function toInt32(labels: BigInt64Array | Int32Array): Int32Array {
+  return labels instanceof Int32Array ? labels : Int32Array.from(labels, Number);
+}

@@ -1,0 +1,335 @@
+/**
+ * The family's door: what the user calls a model → a `Model` → an ONNX file.
+ *
+ *   timm/resnet152.tv_in1k   a preset, downloaded once             (presets.ts, pull.ts)
+ *   weights.safetensors      torchvision's or timm's tensor names  (safetensors.ts, spec.ts)
+ *   classifier.onnx          one of ours, or one to wrap           (adopt.ts)
+ *   random:0:resnet50        made of a seed                        (random.ts)
+ *   null                     no network at all, for measurements   (graph.ts)
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { ConfigError, messageOf } from '../errors.ts';
+import type { ModelIdentity, Precision, Preprocessing, ResizeMode } from '../types.ts';
+import { adoptClassifier } from './adopt.ts';
+import { builderVersion, buildGraph, buildNullGraph, rebuildGraph } from './graph.ts';
+import { hashFile, identify } from './identity.ts';
+import { labelsOf } from './labels.ts';
+import {
+  countOps,
+  decodeOnnx,
+  encodeOnnx,
+  type GraphProto,
+  type ModelProto,
+  type OnnxModel,
+} from './onnx.ts';
+import { findPreset, imagenetPreprocessing, type Preset, presets } from './presets.ts';
+import { type Hub, hubFromEnv, type PullOptions, pullPreset } from './pull.ts';
+import { randomTensors, recipeVersion } from './random.ts';
+import { decodeRecord, type GraphRecord } from './record.ts';
+import { encodeSafetensors, openSafetensors } from './safetensors.ts';
+import {
+  type Architecture,
+  countMacs,
+  countParameters,
+  dimension,
+  parseArchitecture,
+  readArchitecture,
+  type Tensors,
+} from './spec.ts';
+
+export interface Model {
+  identity: ModelIdentity;
+  /** Trainable numbers, before norms are folded; 0 for the null model. */
+  parameters: number;
+  /** Class names by index. */
+  labels: readonly string[];
+  preset?: Preset;
+  /** A weights file that no hub has and no seed makes: whoever else is to run this model must be given it. */
+  file?: string;
+  /** SHA-256 of `file`. It differs from `identity.weights` for an .onnx of ours, which remembers what it was made of. */
+  fileSha256?: string;
+  /** Where its graphs are kept. */
+  cacheDir: string;
+  /** Present where the weights are known tensor by tensor, under torchvision's names. */
+  network?: { architecture: Architecture; tensors: Tensors };
+  /** Set where `file` is already the graph that `build` would make with this `topK`. */
+  builtTopK?: number;
+  /** Throws ConfigError 'bad-top-k'. */
+  build(topK: number): OnnxModel;
+}
+
+export interface ResolveOptions extends Pick<PullOptions, 'onProgress' | 'signal'> {
+  cacheDir: string;
+  resizeMode: ResizeMode;
+  precision: Precision;
+  /** Replaces parts of what the model's kind says. */
+  preprocessing?: Partial<Preprocessing>;
+  /** Where presets come from; by default what the Hugging Face variables of the environment say. */
+  hub?: Hub;
+  /** What the user should know and nobody asked, a line each: such as that a hash was pinned. */
+  onNotice?: (notice: string) => void;
+}
+
+/**
+ * Finds, downloads or makes up a model. Throws ConfigError: 'unknown-model', 'no-model-file', 'wrong-precision',
+ * 'wrong-preprocessing', and those of `pullPreset`, `openSafetensors`, `readArchitecture`, `decodeOnnx` and
+ * `adoptClassifier`.
+ */
+export async function resolveModel(ref: string, options: ResolveOptions): Promise<Model> {
+  if (ref === 'null') return nullModel(options);
+  if (ref.startsWith('random:')) return randomModel(ref, options);
+  if (findPreset(ref)) return presetModel(ref, options);
+  if (ref.endsWith('.safetensors')) return safetensorsModel(ref, options);
+  if (ref.endsWith('.onnx')) return onnxModel(ref, options);
+  throw unknownModel('unknown-model', ref);
+}
+
+/** Downloads a preset, if it is not there. Throws ConfigError 'unknown-preset', and those of `pullPreset`. */
+export async function pullModel(ref: string, options: Omit<ResolveOptions, 'resizeMode' | 'precision'>) {
+  const preset = findPreset(ref);
+  if (!preset) throw unknownModel('unknown-preset', ref);
+  const { cacheDir, hub = hubFromEnv(process.env), onProgress, signal, onNotice } = options;
+  const pull = { cacheDir, hub, ...(onProgress && { onProgress }), ...(signal && { signal }) };
+  const pulled = await pullPreset(preset, pull);
+  if (pulled.isPinnedNow) {
+    onNotice?.(
+      `the SHA-256 of ${preset.name} is not known to lensmill: ${pulled.sha256} is expected from now on`,
+    );
+  }
+  return { preset, ...pulled };
+}
+
+/**
+ * The model's ONNX file: its own where it is one of ours with this `topK`, else one that is built once and kept in the
+ * cache. Processes that build at once do the same work and each rename their result into place.
+ */
+export async function buildOnnx(model: Model, { topK }: { topK: number }): Promise<string> {
+  if (model.file && model.builtTopK === topK) return model.file;
+  const name = `${model.identity.fingerprint.slice(0, 32)}-top${topK}-v${builderVersion}.onnx`;
+  const path = join(model.cacheDir, 'graphs', name);
+  if (!(await exists(path))) await writeOnnx(model, path, { topK });
+  return path;
+}
+
+/** Writes the model's graph to a file of the user's choice. */
+export async function writeOnnx(model: Model, path: string, { topK }: { topK: number }): Promise<void> {
+  await writeWhole(path, encodeOnnx(model.build(topK)));
+}
+
+/** Writes the model's tensors for other programs. Throws ConfigError 'no-tensors' where it came as a graph or has none. */
+export async function writeSafetensors(model: Model, path: string): Promise<void> {
+  if (!model.network) {
+    const { ref } = model.identity;
+    throw new ConfigError(
+      'no-tensors',
+      `'${ref}' has no tensors to write; a preset, .safetensors or random:SEED has`,
+    );
+  }
+  await writeWhole(path, encodeSafetensors(model.network.tensors));
+}
+
+export interface ModelDescription extends ModelIdentity {
+  parameters: number;
+  /** Multiply-accumulates per picture, 10⁹; null for a graph from elsewhere. */
+  gmac: number | null;
+  /** Nodes of the graph by operator. */
+  ops: Record<string, number>;
+  /** ImageNet-1k top-1, percent; null unless it is a preset. */
+  accuracy: number | null;
+  license: string | null;
+}
+
+/** What `lensmill model info` prints. Builds the graph, but reads no weights for it. */
+export function describeModel(model: Model): ModelDescription {
+  const { identity, parameters, preset, network } = model;
+  return {
+    ...identity,
+    parameters,
+    gmac: network ? countMacs(network.architecture, identity.preprocessing.crop) / 1e9 : null,
+    ops: countOps(model.build(1).proto),
+    accuracy: preset?.accuracy ?? null,
+    license: preset?.license ?? null,
+  };
+}
+
+async function presetModel(ref: string, options: ResolveOptions): Promise<Model> {
+  const { preset, path, sha256 } = await pullModel(ref, options);
+  const network = openNetwork(path);
+  const origin = { ref: preset.name, weights: sha256, untrained: false, preprocessing: preset.preprocessing };
+  return { ...networkModel(network, origin, options), preset };
+}
+
+async function safetensorsModel(ref: string, options: ResolveOptions): Promise<Model> {
+  await requireFile(ref);
+  const network = openNetwork(ref);
+  const weights = await hashFile(ref);
+  const origin = { ref, weights, untrained: false, preprocessing: imagenetPreprocessing };
+  return { ...networkModel(network, origin, options), file: ref, fileSha256: weights };
+}
+
+function randomModel(ref: string, options: ResolveOptions): Model {
+  const [, seed, shape = 'resnet152'] = /^random:(\d{1,15})(?::([^:]+))?$/.exec(ref) ?? [];
+  if (seed === undefined) throw unknownModel('unknown-model', ref);
+  const architecture = parseArchitecture(shape);
+  const recipe = `lensmill random ${recipeVersion} ${seed} ${architecture.name} ${architecture.classes}`;
+  const weights = createHash('sha256').update(recipe).digest('hex');
+  const network = { architecture, tensors: randomTensors(seed, architecture) };
+  return networkModel(
+    network,
+    { ref, weights, untrained: true, preprocessing: imagenetPreprocessing },
+    options,
+  );
+}
+
+type Network = NonNullable<Model['network']>;
+type Origin = Pick<ModelIdentity, 'ref' | 'weights' | 'untrained' | 'preprocessing'>;
+
+function networkModel(network: Network, origin: Origin, options: ResolveOptions): Model {
+  const { architecture, tensors } = network;
+  const { classes, name } = architecture;
+  const identity = identifyWith(options, { ...origin, architecture: name, dimension, classes });
+  const build = (record: GraphRecord) => buildGraph(architecture, tensors, record);
+  return { ...modelOf(identity, countParameters(architecture), options, build), network };
+}
+
+function nullModel(options: ResolveOptions): Model {
+  const weights = createHash('sha256').update('lensmill null').digest('hex');
+  const kind = { ref: 'null', architecture: 'null', weights, untrained: true, dimension, classes: 1000 };
+  const identity = identifyWith(options, { ...kind, preprocessing: imagenetPreprocessing });
+  return modelOf(identity, 0, options, buildNullGraph);
+}
+
+async function onnxModel(ref: string, options: ResolveOptions): Promise<Model> {
+  await requireFile(ref);
+  const bytes = await readFile(ref);
+  const proto = decodeOnnx(bytes, ref);
+  const fileSha256 = createHash('sha256').update(bytes).digest('hex');
+  const record = decodeRecord(proto, ref);
+  if (record) return { ...ownModel(ref, proto, record, options), fileSha256 };
+
+  const classifier = adoptClassifier(proto, ref);
+  const { side = options.preprocessing?.crop ?? imagenetPreprocessing.crop, classes, precision } = classifier;
+  requireEqual('wrong-precision', ref, 'precision', precision, options.precision);
+  requireEqual('wrong-preprocessing', ref, 'crop', side, options.preprocessing?.crop ?? side);
+  const resize = Math.floor((side * imagenetPreprocessing.resize) / imagenetPreprocessing.crop);
+  const identity = identifyWith(options, {
+    ref,
+    architecture: 'onnx',
+    weights: fileSha256,
+    untrained: false,
+    preprocessing: { ...imagenetPreprocessing, resize, crop: side },
+    dimension: classifier.dimension,
+    classes,
+  });
+  return { ...modelOf(identity, classifier.parameters, options, classifier.build), file: ref, fileSha256 };
+}
+
+/** A graph that `buildOnnx` or `writeOnnx` made: what is baked into it is kept, what is done before it may change. */
+function ownModel(
+  ref: string,
+  proto: ModelProto & { graph: GraphProto },
+  record: GraphRecord,
+  options: ResolveOptions,
+): Model {
+  const { fingerprint, precision, ...baked } = record.identity;
+  const { crop, mean, std } = baked.preprocessing;
+  requireEqual('wrong-precision', ref, 'precision', precision, options.precision);
+  const wanted = { ...baked.preprocessing, ...options.preprocessing };
+  requireEqual('wrong-preprocessing', ref, 'crop', crop, wanted.crop);
+  requireEqual('wrong-preprocessing', ref, 'mean', `${mean}`, `${wanted.mean}`);
+  requireEqual('wrong-preprocessing', ref, 'std', `${std}`, `${wanted.std}`);
+  const identity = identifyWith(options, { ...baked, ref });
+  const build = (changed: GraphRecord) => rebuildGraph(proto, changed);
+  const model = { ...modelOf(identity, record.parameters, options, build), file: ref };
+  return identity.fingerprint === fingerprint ? { ...model, builtTopK: record.topK } : model;
+}
+
+function modelOf(
+  identity: ModelIdentity,
+  parameters: number,
+  { cacheDir }: ResolveOptions,
+  build: (record: GraphRecord) => OnnxModel,
+): Model {
+  const labels = labelsOf(identity.classes);
+  return {
+    identity,
+    parameters,
+    labels,
+    cacheDir,
+    build: (topK) => build({ builder: builderVersion, identity, topK, parameters }),
+  };
+}
+
+function identifyWith(
+  { resizeMode, precision, preprocessing }: ResolveOptions,
+  kind: Omit<ModelIdentity, 'fingerprint' | 'resizeMode' | 'precision'>,
+): ModelIdentity {
+  const { ref, architecture, weights, untrained, dimension, classes } = kind;
+  const merged = { ...kind.preprocessing, ...preprocessing };
+  const numbers = {
+    architecture,
+    weights,
+    untrained,
+    preprocessing: merged,
+    resizeMode,
+    precision,
+    dimension,
+    classes,
+  };
+  return identify({ ref, ...numbers });
+}
+
+function openNetwork(path: string): Network {
+  const tensors = openSafetensors(path);
+  return { architecture: readArchitecture(tensors, path), tensors };
+}
+
+function requireEqual<T>(code: string, ref: string, what: string, found: T, asked: T): void {
+  if (found === asked) return;
+  throw new ConfigError(
+    code,
+    `${ref}: its ${what} is ${found} and cannot be ${asked}; ask for ${found}, or give other weights`,
+  );
+}
+
+async function requireFile(path: string): Promise<void> {
+  const stats = await stat(path).catch((error: unknown) => {
+    throw new ConfigError('no-model-file', `no model at ${path}: ${messageOf(error)}`);
+  });
+  if (!stats.isFile()) throw new ConfigError('no-model-file', `no model at ${path}: it is not a file`);
+}
+
+function unknownModel(code: 'unknown-model' | 'unknown-preset', ref: string): ConfigError {
+  const names = presets.map(({ name }) => name).join(', ');
+  if (code === 'unknown-preset') return new ConfigError(code, `no preset '${ref}'; there are ${names}`);
+  const others = 'a .safetensors or .onnx file, random:SEED, random:SEED:resnet50, random:SEED:1-1-1-1, null';
+  return new ConfigError(code, `no model '${ref}'; there are ${names}, ${others}`);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** The whole file or none of it, whatever happens meanwhile. */
+async function writeWhole(path: string, chunks: Iterable<Uint8Array>): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  const partial = `${path}.${randomUUID()}.part`;
+  try {
+    const file = await open(partial, 'wx');
+    try {
+      for (const chunk of chunks) await file.writeFile(chunk);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(partial, path);
+  } catch (error) {
+    await rm(partial, { force: true });
+    throw error;
+  }
+}

@@ -1,0 +1,46 @@
+/**
+ * Weights travel with the output: those that are neither a preset (every worker can pull it) nor random (every worker can
+ * make it) are kept once in the store, so that a worker anywhere needs nothing but Redis and the store.
+ */
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { extname, join } from 'node:path';
+import { ConfigError } from './errors.ts';
+import { weightsKey } from './layout.ts';
+import { buildOnnx, type Model, resolveModel } from './models/model.ts';
+import type { Run } from './run.ts';
+import type { Store } from './stores/store.ts';
+
+/** The key that a run names for its weights; null where it needs none. */
+export async function publishWeights(store: Store, model: Model): Promise<string | null> {
+  if (model.file === undefined || model.fileSha256 === undefined) return null;
+  const key = weightsKey(model.fileSha256, extname(model.file));
+  // The key is the content's hash: what stands there is the same.
+  if (!(await store.head(key))) await store.create(key, await readFile(model.file));
+  return key;
+}
+
+/** The ONNX file of a run's model, on this machine. Throws ConfigError 'model-mismatch' and those of `resolveModel`. */
+export async function obtainModel(store: Store, run: Run, { cacheDir }: { cacheDir: string }): Promise<string> {
+  const { ref, resizeMode, precision, preprocessing, fingerprint } = run.model;
+  const source = run.weightsKey === null ? ref : await fetchWeights(store, run.weightsKey, cacheDir);
+  const model = await resolveModel(source, { cacheDir, resizeMode, precision, preprocessing });
+  if (model.identity.fingerprint !== fingerprint) {
+    throw new ConfigError(
+      'model-mismatch',
+      `${ref} is another model here than run ${run.run} was planned with: ${model.identity.fingerprint.slice(0, 12)}, not ${fingerprint.slice(0, 12)}; use the same version of lensmill`,
+    );
+  }
+  return buildOnnx(model, { topK: run.topK });
+}
+
+async function fetchWeights(store: Store, key: string, cacheDir: string): Promise<string> {
+  const path = join(cacheDir, key);
+  if (await stat(path).catch(() => undefined)) return path;
+  const bytes = await store.read(key);
+  if (!bytes) throw new ConfigError('no-weights', `${store.uri}/${key} is missing: the run needs these weights`);
+  await mkdir(join(path, '..'), { recursive: true });
+  const partial = `${path}.${process.pid}`;
+  await writeFile(partial, bytes);
+  await rename(partial, path);
+  return path;
+}

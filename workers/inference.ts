@@ -1,0 +1,36 @@
+/** The inference thread: owns the one session, and is blocked by it while the model runs. */
+import { workerData } from 'node:worker_threads';
+import { type BatchResult, openSession, type Session, type SessionOptions } from '../src/infer.ts';
+import { serveThread } from './thread.ts';
+
+export interface InferenceOptions extends SessionOptions {
+  slots: readonly SharedArrayBuffer[];
+}
+
+/** 'open' loads the model and warms it up; it comes first. */
+export type InferenceRequest = { kind: 'open' } | { kind: 'infer'; slot: number };
+export type InferenceReply = (BatchResult & { inferMs: number; waitedMs: number }) | undefined;
+
+// Only workers/engine.ts starts this thread.
+const { slots, ...options } = workerData as InferenceOptions;
+let session: Session | undefined;
+let idleSince = 0;
+
+serveThread<InferenceRequest, InferenceReply>(
+  async (request) => {
+    if (request.kind === 'open') {
+      session = await openSession(options);
+      await session.run(new Uint8Array(options.batch * options.crop ** 2 * 3));
+      idleSince = performance.now();
+      return undefined;
+    }
+    const pixels = slots[request.slot];
+    if (!session || !pixels) throw new Error(`no session, or no slot ${request.slot}: this is a bug`);
+    const started = performance.now();
+    const waitedMs = started - idleSince;
+    const result = await session.run(new Uint8Array(pixels));
+    idleSince = performance.now();
+    return { ...result, inferMs: idleSince - started, waitedMs };
+  },
+  async () => session?.release(),
+);

@@ -1,0 +1,69 @@
+/** Keeps a worker process running: starts it, starts it again when it crashes, passes on what it logs, ends it. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from '../src/log.ts';
+import { entryOf, errorOf } from './thread.ts';
+import type { WorkerOptions, WorkerReport } from './worker.ts';
+
+export interface Supervisor {
+  /** Resolves when the worker is ready for the first time. */
+  ready: Promise<{ device: string }>;
+  /** Resolves after `stop`; rejects when the worker cannot go on: ConfigError, or it crashed too often. */
+  ended: Promise<void>;
+  /** Drains. The second call ends the worker at once. */
+  stop(): void;
+}
+
+/** A worker that crashes this often without a minute between gives up: something is wrong that a restart cannot cure. */
+const maxCrashes = 5;
+const calmMs = 60_000;
+
+export function superviseWorker(options: WorkerOptions, { log, writeLine }: { log: Logger; writeLine(line: string): void }): Supervisor {
+  const ready = Promise.withResolvers<{ device: string }>();
+  // Whoever does not wait for `ready` waits for `ended`, which rejects for the same reason.
+  ready.promise.catch(() => undefined);
+  let child: ChildProcess | undefined;
+  let stopping = false;
+
+  async function supervise(): Promise<void> {
+    let crashes = 0;
+    while (!stopping) {
+      const started = performance.now();
+      const how = await runOnce();
+      if (stopping || how === 'ended') return;
+      crashes = performance.now() - started > calmMs ? 1 : crashes + 1;
+      if (crashes >= maxCrashes) throw new Error(`the worker crashed ${crashes} times in a row (${how}); see the log above`);
+      log.error({ how, crashes }, 'worker crashed; starting another');
+      await sleep(Math.min(1_000 * 2 ** (crashes - 1), 30_000));
+    }
+  }
+
+  /** Resolves with how the process ended; rejects when it said that it cannot go on. */
+  function runOnce(): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    const worker = fork(entryOf('worker'), { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], serialization: 'advanced' });
+    child = worker;
+    if (worker.stderr) createInterface({ input: worker.stderr }).on('line', (line) => writeLine(`${line}\n`));
+    worker.on('message', (message: WorkerReport) => {
+      if (message.kind === 'ready') ready.resolve({ device: message.device });
+      else if (message.error.code !== undefined) reject(errorOf(message.error));
+      else log.error({ error: message.error.message }, 'worker failed');
+    });
+    worker.on('error', reject);
+    worker.on('exit', (code, signal) => resolve(code === 0 ? 'ended' : signal ? `signal ${signal}` : `exit code ${code}`));
+    worker.send(options);
+    return promise;
+  }
+
+  const ended = supervise();
+  ended.catch((error) => ready.reject(error));
+  return {
+    ready: ready.promise,
+    ended,
+    stop() {
+      child?.kill(stopping ? 'SIGKILL' : 'SIGTERM');
+      stopping = true;
+    },
+  };
+}

@@ -1,0 +1,104 @@
+/**
+ * A thread with state, spoken to by call and reply. (Pools such as piscina hand tasks to any thread; a lane and the
+ * inference thread are each opened once, hold a session or clients, and must be let end by themselves: `terminate()` in
+ * the middle of a model run aborts the process.)
+ */
+import { parentPort, Worker } from 'node:worker_threads';
+import { ConfigError } from '../src/errors.ts';
+
+export interface Thread<Request, Reply> {
+  /** Rejects with what the thread's handler threw, or when the thread is lost. */
+  call(request: Request): Promise<Reply>;
+  /** Lets the calls under way end, then the thread. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+interface CallMessage<Request> {
+  id: number;
+  request: Request;
+}
+
+type ReplyMessage<Reply> = { id: number } & ({ reply: Reply } | { error: PortableError });
+
+/** Structured cloning keeps neither the class nor the code of an error. */
+interface PortableError {
+  message: string;
+  code?: string;
+}
+
+/** `workerData` is what the thread is opened with. */
+export function openThread<Request, Reply>(name: 'lane' | 'inference', workerData: unknown): Thread<Request, Reply> {
+  const worker = new Worker(entryOf(name), { workerData, name });
+  const waiting = new Map<number, PromiseWithResolvers<Reply>>();
+  let calls = 0;
+  let lost: Error | undefined;
+
+  worker.on('message', (message: ReplyMessage<Reply>) => {
+    const call = waiting.get(message.id);
+    waiting.delete(message.id);
+    if ('error' in message) call?.reject(errorOf(message.error));
+    else call?.resolve(message.reply);
+  });
+  const exited = new Promise<void>((resolve) => {
+    const end = (error: Error): void => {
+      lost ??= error;
+      for (const call of waiting.values()) call.reject(lost);
+      waiting.clear();
+    };
+    worker.on('error', end);
+    worker.on('exit', (code) => {
+      end(new Error(`the ${name} thread ended (code ${code})`));
+      resolve();
+    });
+  });
+
+  return {
+    call(request) {
+      if (lost) return Promise.reject(lost);
+      const call = Promise.withResolvers<Reply>();
+      const id = calls++;
+      waiting.set(id, call);
+      worker.postMessage({ id, request } satisfies CallMessage<Request>);
+      return call.promise;
+    },
+    async close() {
+      if (!lost) worker.postMessage(null);
+      await exited;
+    },
+  };
+}
+
+/** The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. */
+export function serveThread<Request, Reply>(handle: (request: Request) => Promise<Reply>, release: () => Promise<void>): void {
+  const port = parentPort;
+  if (!port) throw new Error('this file is a thread, started by openThread');
+  const underWay = new Set<Promise<void>>();
+  port.on('message', (message: CallMessage<Request> | null) => {
+    if (message === null) {
+      void Promise.all(underWay).then(release).finally(() => port.close());
+      return;
+    }
+    const answered = handle(message.request)
+      .then(
+        (reply): ReplyMessage<Reply> => ({ id: message.id, reply }),
+        (error): ReplyMessage<Reply> => ({ id: message.id, error: portableOf(error) }),
+      )
+      .then((reply) => port.postMessage(reply));
+    underWay.add(answered);
+    void answered.finally(() => underWay.delete(answered));
+  });
+}
+
+/** This file's neighbours are .ts when run from source and .js when built. */
+export function entryOf(name: 'lane' | 'inference' | 'worker'): URL {
+  return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
+}
+
+export function portableOf(error: unknown): PortableError {
+  if (error instanceof ConfigError) return { message: error.message, code: error.code };
+  return { message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+}
+
+export function errorOf({ message, code }: PortableError): Error {
+  return code === undefined ? new Error(message) : new ConfigError(code, message);
+}
