@@ -10,8 +10,7 @@
  * Fewer than a whole batch is sent only when nothing else is under way: then the device would stand still.
  * Memory is bounded by the number of slots.
  */
-import type { BatchResult } from './infer.ts';
-import type { Item, Outcome, ShardRows } from './types.ts';
+import type { BatchResult, Item, Outcome, ShardRows } from './types.ts';
 
 /** Items of one run that a lane shall fetch and decode; `row` is where in the slot. */
 export interface SlotEntry {
@@ -108,11 +107,14 @@ export function openBatcher(
 
   async function runBatch(slot: number, places: readonly Place[]): Promise<void> {
     try {
-      const entries = places.map(({ shard, row }) => ({ run: shard.run, item: shard.rows.items[row] as Item }));
+      const entries = places.map(({ shard, row }) => ({
+        run: shard.run,
+        item: shard.rows.items[row] as Item,
+      }));
       const filled = await stages.fill(slot, entries);
       const anyPixels = filled.outcomes.some((outcome) => outcome.status === 'ok');
       const result = anyPixels ? await stages.infer(slot) : undefined;
-      places.forEach((place, at) => settle(place, at, places.length, filled, result));
+      for (const [at, place] of places.entries()) settle(place, at, places.length, filled, result);
     } catch (error) {
       for (const { shard } of places) fail(shard, error);
     } finally {

@@ -38,7 +38,8 @@ export async function fetchItem(
     return { content, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (isTimeout(error)) return { error: 'timeout', message: `no answer in ${timeoutMs / 1000} s, ${attempts} times` };
+    if (isTimeout(error))
+      return { error: 'timeout', message: `no answer in ${timeoutMs / 1000} s, ${attempts} times` };
     if (error instanceof ReadError) return { error: error.code, message: messageOf(error) };
     throw error;
   }

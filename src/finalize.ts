@@ -3,10 +3,10 @@
  * Trusts only the store; may run twice, or in two places at once, to the same end.
  */
 import pMap from 'p-map';
-import { listParts } from './commit.ts';
+import { listParts } from './committed.ts';
 import { successKey } from './layout.ts';
+import { shardSizes } from './page.ts';
 import { readPartFooter } from './part.ts';
-import { shardSizes } from './plan.ts';
 import { encodeJson, findSuccess, type Run, type Success } from './run.ts';
 import type { Store } from './stores/store.ts';
 
@@ -19,14 +19,19 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
 
   const parts = await listParts(store, run.run);
   if (parts.size < run.shards) {
-    throw new Error(`run ${run.run} is not complete: ${run.shards - parts.size} of ${run.shards} shards have no part`);
+    throw new Error(
+      `run ${run.run} is not complete: ${run.shards - parts.size} of ${run.shards} shards have no part`,
+    );
   }
   const entries = await pMap(
     shardSizes(store, run),
     async (rows, shard): Promise<Success['parts'][number] & { failures: Record<string, number> }> => {
       const part = parts.get(shard);
       if (!part) throw new Error(`run ${run.run} is not complete: shard ${shard} has no part`);
-      const [footer, facts] = await Promise.all([readPartFooter(store, part.key, part.size), store.head(part.key)]);
+      const [footer, facts] = await Promise.all([
+        readPartFooter(store, part.key, part.size),
+        store.head(part.key),
+      ]);
       if (!facts) throw new Error(`${part.key} disappeared`);
       if (footer.rows !== rows || footer.shard !== shard || footer.fingerprint !== run.model.fingerprint) {
         throw new Error(
@@ -39,13 +44,23 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
     { concurrency },
   );
 
-  const success: Success = { v: 1, run: run.run, fingerprint: run.model.fingerprint, items: 0, ok: 0, failed: 0, failures: {}, parts: [] };
+  const success: Success = {
+    v: 1,
+    run: run.run,
+    fingerprint: run.model.fingerprint,
+    items: 0,
+    ok: 0,
+    failed: 0,
+    failures: {},
+    parts: [],
+  };
   for (const { failures, ...part } of entries) {
     success.parts.push(part);
     success.items += part.rows;
     success.ok += part.ok;
     success.failed += part.failed;
-    for (const [code, count] of Object.entries(failures)) success.failures[code] = (success.failures[code] ?? 0) + count;
+    for (const [code, count] of Object.entries(failures))
+      success.failures[code] = (success.failures[code] ?? 0) + count;
   }
   await store.create(successKey(run.run), encodeJson(success));
   return success;

@@ -8,6 +8,7 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Device } from './devices/device.ts';
 import { ConfigError, messageOf } from './errors.ts';
+import type { BatchResult } from './types.ts';
 
 export interface SessionOptions {
   modelPath: string;
@@ -18,16 +19,6 @@ export interface SessionOptions {
   crop: number;
   /** Cores for a CPU device; 0 leaves it to ONNX Runtime. */
   threads: number;
-}
-
-/** Row r belongs to image r of the batch. */
-export interface BatchResult {
-  /** [batch × dimension] */
-  embeddings: Float32Array;
-  /** [batch × topK] */
-  scores: Float32Array;
-  /** [batch × topK] */
-  labels: Int32Array;
 }
 
 export interface Session {
@@ -55,7 +46,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       },
     });
   } catch (error) {
-    throw new ConfigError('device-failed', `${device.name} cannot run ${modelPath}: ${messageOf(error)}`, { cause: error });
+    throw new ConfigError('device-failed', `${device.name} cannot run ${modelPath}: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 
   return {
@@ -63,9 +56,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       const images = new Tensor('uint8', pixels, [batch, crop, crop, 3]);
       const outputs = await session.run({ images });
       return {
-        embeddings: outputs['embedding']?.data as Float32Array, // the graph's own output types
-        scores: outputs['scores']?.data as Float32Array,
-        labels: toInt32(outputs['labels']?.data as BigInt64Array | Int32Array),
+        embeddings: outputs.embedding?.data as Float32Array, // the graph's own output types
+        scores: outputs.scores?.data as Float32Array,
+        labels: toInt32(outputs.labels?.data as BigInt64Array | Int32Array),
       };
     },
     release: () => session.release(),

@@ -1,8 +1,9 @@
 /** A shard's whole way: plan → fetch → decode → batch → infer → write → commit. */
 import type { Batcher } from './batch.ts';
-import { type CommitResult, commitPart, findPart, type StandingPart } from './commit.ts';
+import { type CommitResult, commitPart } from './commit.ts';
+import { type CommittedPart, findPart } from './committed.ts';
+import { openPlan } from './page.ts';
 import { encodePart, readPartFooter } from './part.ts';
-import { planReader } from './plan.ts';
 import type { Run } from './run.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance } from './types.ts';
@@ -32,7 +33,7 @@ export interface Pipeline {
 }
 
 export function openPipeline({ store, batcher, provenance }: PipelineParts): Pipeline {
-  const readItems = planReader(store);
+  const readItems = openPlan(store);
 
   return {
     async processShard(run, shard, signal) {
@@ -63,14 +64,17 @@ export function openPipeline({ store, batcher, provenance }: PipelineParts): Pip
 /** A wrong key or a lost bucket must not burn an archive into failed rows. */
 function throwIfSystemic(failed: readonly Outcome[], items: number): void {
   const unreadable = failed.filter(
-    (outcome) => outcome.status === 'failed' && ['access-denied', 'read-failed', 'timeout'].includes(outcome.error),
+    (outcome) =>
+      outcome.status === 'failed' && ['access-denied', 'read-failed', 'timeout'].includes(outcome.error),
   );
   const [first] = unreadable;
   if (unreadable.length < systemicRows || unreadable.length * 2 < items || first?.status !== 'failed') return;
-  throw new Error(`${unreadable.length} of ${items} images cannot be read (${first.error}: ${first.message})`);
+  throw new Error(
+    `${unreadable.length} of ${items} images cannot be read (${first.error}: ${first.message})`,
+  );
 }
 
-async function reportStanding(store: Store, { key, size }: StandingPart): Promise<ShardReport> {
+async function reportStanding(store: Store, { key, size }: CommittedPart): Promise<ShardReport> {
   const { rows, failed } = await readPartFooter(store, key, size);
   return { items: rows, failed, commit: 'present', fetchMs: 0, decodeMs: 0, inferMs: 0, writeMs: 0 };
 }

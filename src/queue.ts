@@ -46,14 +46,17 @@ export interface RunProgress {
 }
 
 /** Throws ConfigError 'redis-unreachable' or 'redis-refused' (a password, an ACL). */
-export async function checkRedis(redisUrl: string): Promise<{ version: string; policy: string; persistent: boolean }> {
+export async function checkRedis(
+  redisUrl: string,
+): Promise<{ version: string; policy: string; persistent: boolean }> {
   const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null, connectTimeout: 5_000 });
   // Errors also arrive as the rejected promise below.
   redis.on('error', () => undefined);
   try {
     await redis.connect();
     const info = await redis.info();
-    const field = (name: string): string => new RegExp(`^${name}:(.*)\r?$`, 'm').exec(info)?.[1]?.trim() ?? '';
+    const field = (name: string): string =>
+      new RegExp(`^${name}:(.*)\r?$`, 'm').exec(info)?.[1]?.trim() ?? '';
     return {
       version: field('redis_version'),
       policy: field('maxmemory_policy'),
@@ -62,9 +65,15 @@ export async function checkRedis(redisUrl: string): Promise<{ version: string; p
   } catch (error) {
     const place = redisUrl.replace(/\/\/[^@/]*@/, '//');
     if (/NOAUTH|WRONGPASS|NOPERM/.test(messageOf(error))) {
-      throw new ConfigError('redis-refused', `Redis at ${place} refused us: ${messageOf(error)}; check the user and password in REDIS_URL`);
+      throw new ConfigError(
+        'redis-refused',
+        `Redis at ${place} refused us: ${messageOf(error)}; check the user and password in REDIS_URL`,
+      );
     }
-    throw new ConfigError('redis-unreachable', `no Redis at ${place} (${messageOf(error)}): start one, correct REDIS_URL, or unset it to use a private one`);
+    throw new ConfigError(
+      'redis-unreachable',
+      `no Redis at ${place} (${messageOf(error)}): start one, correct REDIS_URL, or unset it to use a private one`,
+    );
   } finally {
     redis.disconnect();
   }
@@ -154,15 +163,20 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     },
 
     async markDone(run, shard, { items, failed }) {
-      return Number(await redis.eval(markDoneScript, 2, key(run, 'done'), key(run, 'counts'), shard, items, failed));
+      return Number(
+        await redis.eval(markDoneScript, 2, key(run, 'done'), key(run, 'counts'), shard, items, failed),
+      );
     },
 
     async progress(run) {
-      const [counts, failures] = await Promise.all([redis.hgetall(key(run, 'counts')), redis.hgetall(key(run, 'failures'))]);
+      const [counts, failures] = await Promise.all([
+        redis.hgetall(key(run, 'counts')),
+        redis.hgetall(key(run, 'failures')),
+      ]);
       return {
-        shards: Number(counts['shards'] ?? 0),
-        items: Number(counts['items'] ?? 0),
-        failed: Number(counts['failed'] ?? 0),
+        shards: Number(counts.shards ?? 0),
+        items: Number(counts.items ?? 0),
+        failed: Number(counts.failed ?? 0),
         failures,
       };
     },
@@ -177,7 +191,11 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
 
     async counts() {
       const counts = await queue.getJobCounts('waiting', 'active', 'delayed');
-      return { waiting: counts['waiting'] ?? 0, active: counts['active'] ?? 0, delayed: counts['delayed'] ?? 0 };
+      return {
+        waiting: counts.waiting ?? 0,
+        active: counts.active ?? 0,
+        delayed: counts.delayed ?? 0,
+      };
     },
 
     async close() {
@@ -253,7 +271,10 @@ export function consumeShards(
     if (!job) return;
     const { run, shard } = z.looseObject({ run: z.string(), shard: z.number().optional() }).parse(job.data);
     const last = job.attemptsMade >= (job.opts.attempts ?? 1);
-    log[last ? 'error' : 'warn']({ run, shard, attempt: job.attemptsMade, error: messageOf(error) }, 'shard failed');
+    log[last ? 'error' : 'warn'](
+      { run, shard, attempt: job.attemptsMade, error: messageOf(error) },
+      'shard failed',
+    );
     // Without Redis the failure cannot be recorded, and the queue cannot end the job either: it will be tried again.
     if (last) queue.recordFailure(run, String(shard ?? 'finalize'), messageOf(error)).catch(() => undefined);
   });
@@ -270,7 +291,10 @@ export function consumeShards(
 }
 
 function openRedis(url: string): Redis {
-  const redis = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: (times) => Math.min(100 * 2 ** times, 2_000) });
+  const redis = new Redis(url, {
+    maxRetriesPerRequest: null,
+    retryStrategy: (times) => Math.min(100 * 2 ** times, 2_000),
+  });
   // ioredis retries by itself; a listener keeps a lost connection from ending the process.
   redis.on('error', () => undefined);
   return redis;

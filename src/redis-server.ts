@@ -41,9 +41,20 @@ export async function startPrivateRedis(): Promise<PrivateRedis> {
   // A socket's path may have 107 bytes: a temporary folder's fits, one below the output might not.
   const folder = await mkdtemp(join(tmpdir(), 'lensmill-redis-'));
   const socket = join(folder, 'redis.sock');
-  const settings = { port: 0, unixsocket: socket, unixsocketperm: 700, dir: folder, appendonly: 'yes', save: '', 'maxmemory-policy': 'noeviction' };
+  const settings = {
+    port: 0,
+    unixsocket: socket,
+    unixsocketperm: 700,
+    dir: folder,
+    appendonly: 'yes',
+    save: '',
+    'maxmemory-policy': 'noeviction',
+  };
   const args = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const shell = spawn('/bin/sh', ['-c', script, 'redis', ...args], { detached: true, stdio: ['pipe', 'pipe', 'pipe'] });
+  const shell = spawn('/bin/sh', ['-c', script, 'redis', ...args], {
+    detached: true,
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   let said = '';
   shell.stderr.on('data', (chunk) => {
     said = `${said}${chunk}`.slice(-2_000);
@@ -72,7 +83,8 @@ export async function startPrivateRedis(): Promise<PrivateRedis> {
   }
   // What keeps a command alive is its work, not its Redis.
   shell.unref();
-  for (const stream of [shell.stdin, shell.stdout, shell.stderr]) (stream as unknown as { unref(): void }).unref(); // sockets
+  for (const stream of [shell.stdin, shell.stdout, shell.stderr])
+    (stream as unknown as { unref(): void }).unref(); // sockets
   return { url: socket, pid: await pid, close };
 }
 

@@ -98,7 +98,10 @@ export async function readRun(store: Store, id: string): Promise<Run> {
   const found = await findRun(store, id);
   if (found) return found;
   if (!(await store.head(requestKey(id)))) throw noRun(store, id);
-  throw new ConfigError('not-planned', `the planning of run ${id} was not finished: \`lensmill resume ${id} --output ${store.uri}\``);
+  throw new ConfigError(
+    'not-planned',
+    `the planning of run ${id} was not finished: \`lensmill resume ${id} --output ${store.uri}\``,
+  );
 }
 
 /** Completes a plan. Another planner of the same run may have been first: its run stands. */
@@ -117,7 +120,10 @@ export async function readSuccess(store: Store, id: string): Promise<Success> {
   const found = await findSuccess(store, id);
   if (found) return found;
   await readRun(store, id);
-  throw new ConfigError('not-finished', `run ${id} is not finished: \`lensmill resume ${id} --output ${store.uri}\``);
+  throw new ConfigError(
+    'not-finished',
+    `run ${id} is not finished: \`lensmill resume ${id} --output ${store.uri}\``,
+  );
 }
 
 /** Every run of an output, by id. */
@@ -140,10 +146,15 @@ export function decodeJson<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: stri
     return schema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
   } catch (error) {
     const detail = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : String(error);
-    throw new Error(`${key} is damaged, or was written by another version of lensmill: ${detail}`, { cause: error });
+    throw new Error(`${key} is damaged, or was written by another version of lensmill: ${detail}`, {
+      cause: error,
+    });
   }
 }
 
 function noRun(store: Store, id: string): ConfigError {
-  return new ConfigError('no-run', `no run ${id} in ${store.uri}; \`lensmill status --output ${store.uri}\` lists the runs`);
+  return new ConfigError(
+    'no-run',
+    `no run ${id} in ${store.uri}; \`lensmill status --output ${store.uri}\` lists the runs`,
+  );
 }

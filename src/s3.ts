@@ -4,8 +4,8 @@
  * What the SDK does not do by itself, and this file does:
  *   - give up on a server that stops in the middle of a body (all four timeouts are needed for that);
  *   - repeat a GET whose body broke off (the SDK's retries end with the reply's headers);
- *   - repeat a conditional PUT that met another one in flight (409);
- *   - say in one line what the operator has to change.
+ *   - repeat a conditional PUT that met another one in flight (409).
+ * What an error means, and what to do about it, is in s3-errors.ts.
  */
 
 import { hash } from 'node:crypto';
@@ -16,11 +16,10 @@ import {
   ListObjectsV2Command,
   PutObjectCommand,
   S3Client,
-  S3ServiceException,
 } from '@aws-sdk/client-s3';
 import pRetry from 'p-retry';
-import { errnoOf } from './errno.ts';
 import { ConfigError, messageOf } from './errors.ts';
+import { explainS3Error, notS3Error, type S3Act, S3Error } from './s3-errors.ts';
 
 /** Credentials are no option: the SDK looks for them (AWS_ACCESS_KEY_ID …, profiles, instance roles). */
 export interface S3Options {
@@ -38,26 +37,6 @@ export interface S3Options {
   /** Times that a request is sent, the first included, before its error is thrown. */
   maxAttempts: number;
 }
-
-/** A request failed for a reason that lies in the object. Everything else that is expected is a ConfigError. */
-export class S3Error extends Error {
-  override name = 'S3Error';
-  readonly code: S3ErrorCode;
-
-  constructor(code: S3ErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.code = code;
-  }
-}
-
-export type S3ErrorCode =
-  | 'not-found'
-  | 'precondition-failed' // 412: the key is taken, or the etag is another
-  | 'conflict' // 409: another conditional write to this key is in flight
-  | 'out-of-range' // the range begins beyond the object's end
-  | 'unsupported' // 501: this server does not know what was asked
-  | 'too-many-bytes' // more than the `maxBytes` of the call
-  | 'unexpected';
 
 export interface S3Listed {
   key: string;
@@ -107,7 +86,7 @@ export class Bucket {
     this.uri = path === '' ? `s3://${name}` : `s3://${name}/${path}`;
     this.#name = name;
     this.#prefix = path === '' ? '' : `${path}/`;
-    this.#server = endpoint ?? 'AWS';
+    this.#server = endpoint ? new URL(endpoint).origin : 'AWS';
     this.#maxAttempts = options.maxAttempts;
     this.#client = new S3Client({
       ...(endpoint && { endpoint }),
@@ -167,8 +146,9 @@ export class Bucket {
   }
 
   /**
-   * Writes an object in one request, with its SHA-256 as metadata for `head`. With `ifAbsent`, throws S3Error 'precondition-failed' where the key is taken, be it
-   * by this very call after a lost reply; 'unsupported' by servers that refuse the condition. Some ignore it.
+   * Writes an object in one request, with its SHA-256 as metadata for `head`. With `ifAbsent`, throws S3Error
+   * 'precondition-failed' where the key is taken, be it by this very call after a lost reply, and 'unsupported' where
+   * the server refuses the condition. Some ignore it.
    */
   async put(key: string, body: Uint8Array, options: { ifAbsent: boolean }): Promise<void> {
     if (body.byteLength > maxPutBytes) {
@@ -226,7 +206,7 @@ export class Bucket {
         () => this.#client.send(command, abortBy(signal)),
         signal,
       );
-      if (page.Name === undefined) throw new ConfigError('store-unreachable', this.#notS3());
+      if (page.Name === undefined) throw notS3Error(this.#server);
       yield (page.Contents ?? []).map(({ Key = '', Size = 0, ETag = '' }) => ({
         key: (page.EncodingType === 'url' ? decodeKey(Key) : Key).slice(this.#prefix.length),
         size: Size,
@@ -260,94 +240,15 @@ export class Bucket {
     });
   }
 
-  async #send<T>(act: Act, key: string, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async #send<T>(act: S3Act, key: string, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     try {
       return await send();
     } catch (error) {
       signal?.throwIfAborted();
-      throw this.#explain(error, act, key);
+      throw explainS3Error(error, act, { uri: this.#uriOf(key), bucket: this.#name, server: this.#server });
     }
-  }
-
-  #notS3(): string {
-    return `what answers at ${this.#server} is no S3 server: correct --s3-endpoint`;
-  }
-
-  #explain(error: unknown, act: Act, key: string): unknown {
-    const options = { cause: error };
-    const uri = this.#uriOf(key);
-    const name = error instanceof Error ? error.name : '';
-    const status = statusOf(error);
-    const fail = (code: string, message: string) => new ConfigError(code, message, options);
-
-    if (name === 'CredentialsProviderError') {
-      return fail(
-        'bad-credentials',
-        `no credentials for ${uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE`,
-      );
-    }
-    if (name === 'NoSuchBucket') {
-      return fail(
-        'no-bucket',
-        `no bucket '${this.#name}' at ${this.#server}: create it, or correct the URI or --s3-endpoint`,
-      );
-    }
-    if (refusedCredentials.has(name)) {
-      return fail(
-        'bad-credentials',
-        `${this.#server} refuses the credentials (${name}): correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE`,
-      );
-    }
-    if (name === 'PermanentRedirect' || name === 'AuthorizationHeaderMalformed') {
-      return fail(
-        'wrong-region',
-        `bucket '${this.#name}' is in another region (${messageOf(error)}): set AWS_REGION`,
-      );
-    }
-    if (status === 403) {
-      return fail(
-        'access-denied',
-        `these credentials may not ${act} ${uri} (${name}): allow them ${actions[act]}`,
-      );
-    }
-    const s3Code = status === undefined ? undefined : s3Codes.get(status);
-    if (s3Code) return new S3Error(s3Code, `${uri}: ${name}`, options);
-    if (error instanceof S3ServiceException && status !== undefined && status < 500 && status !== 429) {
-      return new S3Error('unexpected', `cannot ${act} ${uri}: ${name}: ${messageOf(error)}`, options);
-    }
-    if (error instanceof TypeError || error instanceof RangeError) return error; // a bug
-    const reason = errnoOf(error) ?? (status ? `${status} ${name}` : messageOf(error));
-    return fail(
-      'store-unreachable',
-      `no S3 server answers at ${this.#server} (${reason}): start it, or correct --s3-endpoint`,
-    );
   }
 }
-
-type Act = 'read' | 'write' | 'list' | 'delete';
-
-const actions: Record<Act, string> = {
-  read: 's3:GetObject',
-  write: 's3:PutObject',
-  list: 's3:ListBucket',
-  delete: 's3:DeleteObject',
-};
-
-const refusedCredentials = new Set([
-  'InvalidAccessKeyId',
-  'SignatureDoesNotMatch',
-  'ExpiredToken',
-  'InvalidToken',
-  'TokenRefreshRequired',
-]);
-
-const s3Codes = new Map<number, S3ErrorCode>([
-  [404, 'not-found'],
-  [409, 'conflict'],
-  [412, 'precondition-failed'],
-  [416, 'out-of-range'],
-  [501, 'unsupported'],
-]);
 
 /** A reply's body broke off or stalled. */
 class BrokenBody extends ConfigError {
@@ -366,12 +267,6 @@ function isConflict(error: unknown): boolean {
 
 function abortBy(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {
   return signal ? { abortSignal: signal } : {};
-}
-
-/** The HTTP status of whatever the SDK threw: also replies that are not S3's carry it. */
-function statusOf(error: unknown): number | undefined {
-  if (!(error instanceof Error && '$metadata' in error)) return undefined;
-  return (error as S3ServiceException).$metadata.httpStatusCode;
 }
 
 /** The bytes lie in a buffer of their own (not in Node's pool), so that they can be transferred to another thread. */

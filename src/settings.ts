@@ -30,7 +30,8 @@ const list = z.union([z.array(text), text.transform((one) => one.split(',').map(
 const byteUnits = { '': 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9 } as const;
 const byteSize = z.union([z.number(), text]).transform((value, context) => {
   const match = /^([0-9.]+)\s*(|B|KB|MB|GB)$/i.exec(String(value));
-  if (match) return Math.round(Number(match[1]) * byteUnits[match[2]?.toUpperCase() as keyof typeof byteUnits]);
+  if (match)
+    return Math.round(Number(match[1]) * byteUnits[match[2]?.toUpperCase() as keyof typeof byteUnits]);
   context.addIssue({ code: 'custom', message: 'expected a size such as 500KB or 64MB' });
   return z.NEVER;
 });
@@ -225,7 +226,7 @@ export const settingsTable = {
     env: 'LENSMILL_CACHE',
     help: 'downloaded weights and built models',
     parse: text.transform((path) => resolve(path)),
-    default: join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lensmill'),
+    default: join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'lensmill'),
   }),
   logLevel: setting({
     flag: '--log-level <level>',
@@ -271,8 +272,16 @@ export function resolveSettings(
             : [byDefault, 'default'];
     const parsed = parse.safeParse(raw);
     if (!parsed.success) {
-      const where = { flag: flag.split(' ')[0], env: variable, file: `${name} in the settings file`, default: name }[origin];
-      throw new ConfigError('bad-setting', `${where}: ${parsed.error.issues[0]?.message} (got ${JSON.stringify(raw)})`);
+      const where = {
+        flag: flag.split(' ')[0],
+        env: variable,
+        file: `${name} in the settings file`,
+        default: name,
+      }[origin];
+      throw new ConfigError(
+        'bad-setting',
+        `${where}: ${parsed.error.issues[0]?.message} (got ${JSON.stringify(raw)})`,
+      );
     }
     values[name] = parsed.data;
     origins[name] = origin;
@@ -294,10 +303,14 @@ export function readSettingsFile(path: string, required: boolean): Record<string
     throw new ConfigError('bad-settings-file', `${path}: ${messageOf(error)}`);
   }
   const table = z.record(z.string(), z.unknown()).safeParse(content);
-  if (!table.success) throw new ConfigError('bad-settings-file', `${path}: expected lines of the form "name: value"`);
+  if (!table.success)
+    throw new ConfigError('bad-settings-file', `${path}: expected lines of the form "name: value"`);
   const unknown = Object.keys(table.data).find((name) => !(name in settingsTable));
   if (unknown !== undefined) {
-    throw new ConfigError('unknown-setting', `${path}: no setting '${unknown}'; there are ${settingNames.join(', ')}`);
+    throw new ConfigError(
+      'unknown-setting',
+      `${path}: no setting '${unknown}'; there are ${settingNames.join(', ')}`,
+    );
   }
   return table.data;
 }
@@ -310,7 +323,9 @@ export function hideSecrets(value: unknown): unknown {
 }
 
 /** What the settings say of S3, for sources and stores alike. */
-export function s3OptionsOf(settings: Pick<Settings, 's3Endpoint' | 's3Region' | 'readTimeoutMs'>): S3Options {
+export function s3OptionsOf(
+  settings: Pick<Settings, 's3Endpoint' | 's3Region' | 'readTimeoutMs'>,
+): S3Options {
   return {
     endpoint: settings.s3Endpoint,
     region: settings.s3Region,

@@ -44,6 +44,16 @@ export interface ShardRows {
   labels: Int32Array;
 }
 
+/** What the model makes of one batch; row r belongs to image r. */
+export interface BatchResult {
+  /** [batch × dimension] */
+  embeddings: Float32Array;
+  /** [batch × topK] */
+  scores: Float32Array;
+  /** [batch × topK] */
+  labels: Int32Array;
+}
+
 /** Colour means and deviations are per channel, RGB, on a 0–1 scale. */
 export interface Preprocessing {
   /** Length in pixels that the shorter side is resized to. */

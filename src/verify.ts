@@ -6,8 +6,8 @@ import { createHash } from 'node:crypto';
 import pMap from 'p-map';
 import { messageOf } from './errors.ts';
 import { partsPrefix, shardOfPart } from './layout.ts';
+import { openPlan } from './page.ts';
 import { readPart } from './part.ts';
-import { planReader } from './plan.ts';
 import type { Run, Success } from './run.ts';
 import type { Store } from './stores/store.ts';
 
@@ -34,12 +34,14 @@ export async function verifyRun(
   const report = (problem: string): void => {
     if (problems.length < maxProblems) problems.push(problem);
   };
-  const readItems = planReader(store);
+  const readItems = openPlan(store);
   const ids = new Set<string>();
   const total = { items: 0, ok: 0, failed: 0, parts: 0 };
 
-  if (success.parts.length !== run.shards) report(`${run.shards} shards were planned, ${success.parts.length} parts are named`);
-  if (success.fingerprint !== run.model.fingerprint) report(`the run's model is ${run.model.fingerprint}, its success says ${success.fingerprint}`);
+  if (success.parts.length !== run.shards)
+    report(`${run.shards} shards were planned, ${success.parts.length} parts are named`);
+  if (success.fingerprint !== run.model.fingerprint)
+    report(`the run's model is ${run.model.fingerprint}, its success says ${success.fingerprint}`);
 
   await pMap(
     success.parts,
@@ -58,11 +60,14 @@ export async function verifyRun(
   const named = new Set(success.parts.map((part) => part.key));
   for await (const { key } of store.list(partsPrefix(run.run))) {
     // A store without atomic creation keeps the attempts that were not chosen; anywhere else they are strays.
-    if (!named.has(key) && (store.conditional || shardOfPart(key) === undefined)) report(`${key} belongs to no shard`);
+    if (!named.has(key) && (store.conditional || shardOfPart(key) === undefined))
+      report(`${key} belongs to no shard`);
   }
   if (total.items !== run.items) report(`${run.items} images were planned, ${total.items} rows are there`);
   if (total.ok !== success.ok || total.failed !== success.failed) {
-    report(`_SUCCESS.json says ${success.ok} ok and ${success.failed} failed, the rows ${total.ok} and ${total.failed}`);
+    report(
+      `_SUCCESS.json says ${success.ok} ok and ${success.failed} failed, the rows ${total.ok} and ${total.failed}`,
+    );
   }
   return { run: run.run, ...total, problems };
 
@@ -72,9 +77,11 @@ export async function verifyRun(
     const sha256 = createHash('sha256').update(bytes).digest('hex');
     if (sha256 !== part.sha256) throw new Error(`has SHA-256 ${sha256}, expected ${part.sha256}`);
     const table = readPart(bytes, part.key);
-    if (table.footer.fingerprint !== run.model.fingerprint) throw new Error(`was made by model ${table.footer.fingerprint}`);
+    if (table.footer.fingerprint !== run.model.fingerprint)
+      throw new Error(`was made by model ${table.footer.fingerprint}`);
     const items = await readItems(run, shard);
-    if (table.ids.length !== items.length) throw new Error(`has ${table.ids.length} rows for ${items.length} items`);
+    if (table.ids.length !== items.length)
+      throw new Error(`has ${table.ids.length} rows for ${items.length} items`);
     for (const [row, item] of items.entries()) {
       if (table.ids[row] !== item.id) throw new Error(`row ${row} is ${table.ids[row]}, expected ${item.id}`);
       if (ids.has(item.id)) throw new Error(`${item.id} has a second row`);

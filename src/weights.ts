@@ -20,7 +20,11 @@ export async function publishWeights(store: Store, model: Model): Promise<string
 }
 
 /** The ONNX file of a run's model, on this machine. Throws ConfigError 'model-mismatch' and those of `resolveModel`. */
-export async function obtainModel(store: Store, run: Run, { cacheDir }: { cacheDir: string }): Promise<string> {
+export async function obtainModel(
+  store: Store,
+  run: Run,
+  { cacheDir }: { cacheDir: string },
+): Promise<string> {
   const { ref, resizeMode, precision, preprocessing, fingerprint } = run.model;
   const source = run.weightsKey === null ? ref : await fetchWeights(store, run.weightsKey, cacheDir);
   const model = await resolveModel(source, { cacheDir, resizeMode, precision, preprocessing });
@@ -37,7 +41,8 @@ async function fetchWeights(store: Store, key: string, cacheDir: string): Promis
   const path = join(cacheDir, key);
   if (await stat(path).catch(() => undefined)) return path;
   const bytes = await store.read(key);
-  if (!bytes) throw new ConfigError('no-weights', `${store.uri}/${key} is missing: the run needs these weights`);
+  if (!bytes)
+    throw new ConfigError('no-weights', `${store.uri}/${key} is missing: the run needs these weights`);
   await mkdir(join(path, '..'), { recursive: true });
   const partial = `${path}.${process.pid}`;
   await writeFile(partial, bytes);

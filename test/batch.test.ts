@@ -10,7 +10,9 @@ function itemsOf(name: string, count: number): Item[] {
 }
 
 /** Stages that "embed" an item's size, and keep an account of what they saw. */
-function recordingStages(options: { fails?: (item: Item) => boolean; breaks?: (item: Item) => boolean } = {}) {
+function recordingStages(
+  options: { fails?: (item: Item) => boolean; breaks?: (item: Item) => boolean } = {},
+) {
   const slots = new Map<number, number[]>();
   const account = { fills: [] as string[][], inferred: 0, underWay: 0, mostUnderWay: 0 };
   const stages: BatchStages = {
@@ -52,7 +54,9 @@ function recordingStages(options: { fails?: (item: Item) => boolean; breaks?: (i
 test('every row gets the result of its own image, across shard borders', async () => {
   const { stages, account } = recordingStages();
   const batcher = openBatcher(stages, shape);
-  const shards = await Promise.all([7, 2, 6].map((count, n) => batcher.embed(`run${n}`, itemsOf(`${n}-`, count), never)));
+  const shards = await Promise.all(
+    [7, 2, 6].map((count, n) => batcher.embed(`run${n}`, itemsOf(`${n}-`, count), never)),
+  );
 
   for (const { items, embeddings, scores, labels, outcomes } of shards) {
     expect(Array.from(labels)).toEqual(items.map(({ size }) => size));

@@ -8,8 +8,8 @@ import { readPart } from '../src/part.ts';
 import { startPrivateRedis } from '../src/redis-server.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { lensmill, logged, smallModel } from './helpers/cli.ts';
-import { makePhotoArchive } from './helpers/photo-archive.ts';
 import { hugePng } from './helpers/huge-png.ts';
+import { makePhotoArchive } from './helpers/photo-archive.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -19,13 +19,18 @@ const smallShards = ['--model', smallModel, '--shard-size', '8'];
 
 beforeAll(() => makePhotoArchive(photos, photoCount));
 
-async function index(...args: string[]): Promise<{ exitCode: number | undefined; result: Record<string, unknown>; stderr: string }> {
+async function index(
+  ...args: string[]
+): Promise<{ exitCode: number | undefined; result: Record<string, unknown>; stderr: string }> {
   const { exitCode, stdout, stderr } = await lensmill(['index', ...args, ...smallShards, '--json']);
   return { exitCode, result: stdout === '' ? {} : JSON.parse(stdout), stderr };
 }
 
 /** Every row of an output's one run, by id. */
-async function rowsOf(output: string, run: string): Promise<Map<string, { status: string; error: string | null; labels: number[]; embedding: Float32Array }>> {
+async function rowsOf(
+  output: string,
+  run: string,
+): Promise<Map<string, { status: string; error: string | null; labels: number[]; embedding: Float32Array }>> {
   const store = openStore(output, s3Defaults);
   const rows = new Map();
   for await (const { key } of store.list(partsPrefix(run))) {
@@ -46,24 +51,46 @@ test('a folder becomes a verified run with one command', async () => {
   const output = tempFolder();
   const { exitCode, result } = await index(photos, '--output', output, '--run', 'first');
   expect(exitCode).toBe(0);
-  expect(result).toMatchObject({ run: 'first', items: photoCount, ok: photoCount, failed: 0, untrained: true });
+  expect(result).toMatchObject({
+    run: 'first',
+    items: photoCount,
+    ok: photoCount,
+    failed: 0,
+    untrained: true,
+  });
 
   const verified = await lensmill(['verify', 'first', '--output', output, '--json']);
-  expect(JSON.parse(verified.stdout)).toMatchObject({ sound: true, items: photoCount, parts: 6, problems: [] });
+  expect(JSON.parse(verified.stdout)).toMatchObject({
+    sound: true,
+    items: photoCount,
+    parts: 6,
+    problems: [],
+  });
   expect(verified.exitCode).toBe(0);
   const rows = await rowsOf(output, 'first');
   expect(rows.size).toBe(photoCount);
   const embeddings = [...rows.values()].map(({ embedding }) => embedding.join());
   expect(new Set(embeddings).size).toBe(photoCount);
 
-  const again = await lensmill(['index', photos, '--output', output, '--run', 'first', '--model', smallModel]);
+  const again = await lensmill([
+    'index',
+    photos,
+    '--output',
+    output,
+    '--run',
+    'first',
+    '--model',
+    smallModel,
+  ]);
   expect(again.exitCode).toBe(2);
   expect(again.stderr).toContain('lensmill resume first');
   const resumed = await lensmill(['resume', 'first', '--output', output]);
   expect(resumed.stdout).toContain('nothing is left to do');
 
   const status = await lensmill(['status', '--output', output, '--json']);
-  expect(JSON.parse(status.stdout)).toMatchObject([{ run: 'first', state: 'done', committed: 6, items: photoCount }]);
+  expect(JSON.parse(status.stdout)).toMatchObject([
+    { run: 'first', state: 'done', committed: 6, items: photoCount },
+  ]);
 });
 
 test('people get a banner that says when the weights are untrained', async () => {
@@ -79,8 +106,14 @@ test('each bad image costs its row and no other', async () => {
   truncateSync(join(folder, 'truncated.jpg'), 20_000);
   writeFileSync(join(folder, 'empty.png'), '');
   writeFileSync(join(folder, 'text.jpg'), 'this is no picture\n');
-  writeFileSync(join(folder, 'drawing.jpg'), '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>');
-  writeFileSync(join(folder, 'skipped.svg'), '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>');
+  writeFileSync(
+    join(folder, 'drawing.jpg'),
+    '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+  );
+  writeFileSync(
+    join(folder, 'skipped.svg'),
+    '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+  );
   writeFileSync(join(folder, 'huge.png'), hugePng(30_000, 30_000));
   mkdirSync(join(folder, 'folder.png'));
   symlinkSync(join(folder, 'nowhere'), join(folder, 'dangling.jpg'));
@@ -117,7 +150,10 @@ test('what the operator must change is one line, and exit code 2', async () => {
     [['index', photos, '--output', join(file, 'below')], /below/],
     [['index', photos, '--output', output, '--model', 'resnet9000'], /resnet9000.*resnet152/],
     [['index', photos, '--output', output, '--model', smallModel, '--run', 'a/b'], /'a\/b' is no run id/],
-    [['index', photos, '--output', output, '--model', smallModel, '--redis', 'redis://127.0.0.1:1'], /no Redis at/],
+    [
+      ['index', photos, '--output', output, '--model', smallModel, '--redis', 'redis://127.0.0.1:1'],
+      /no Redis at/,
+    ],
     [['index', photos, '--output', output, '--model', smallModel, '--exclude', '**'], /no images in/],
     [['index', photos, '--output', output, '--device', 'tpu'], /--device/],
     [['index', photos, '--output', output, '--no-such-flag'], /unknown option/],
@@ -136,15 +172,29 @@ test('what the operator must change is one line, and exit code 2', async () => {
   }
 });
 
-test.skipIf(process.env['CUDA_VISIBLE_DEVICES'] !== undefined)('CUDA is never replaced by the CPU in silence', async () => {
-  const { exitCode, stderr } = await lensmill(['index', photos, '--output', tempFolder(), '--device', 'cuda', ...smallShards]);
-  expect(exitCode).toBe(2);
-  expect(stderr).toContain('--device cuda:');
-});
+test.skipIf(process.env.CUDA_VISIBLE_DEVICES !== undefined)(
+  'CUDA is never replaced by the CPU in silence',
+  async () => {
+    const { exitCode, stderr } = await lensmill([
+      'index',
+      photos,
+      '--output',
+      tempFolder(),
+      '--device',
+      'cuda',
+      ...smallShards,
+    ]);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain('--device cuda:');
+  },
+);
 
 test('Ctrl-C ends with 130, SIGTERM with 4; the run goes on where it stopped', async () => {
   const output = tempFolder();
-  for (const [signal, expected] of [['SIGINT', 130], ['SIGTERM', 4]] as const) {
+  for (const [signal, expected] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 4],
+  ] as const) {
     const run = signal.toLowerCase();
     const command = lensmill(['index', photos, '--output', output, '--run', run, ...smallShards]);
     await logged(command, 'shard done', 1);
@@ -196,13 +246,30 @@ test('a finished run is exported for other tools', async () => {
   const to = join(tempFolder(), 'rows');
   const exported = await lensmill(['export', output, '--to', to, '--format', 'jsonl', '--json']);
   expect(exported.exitCode).toBe(0);
-  expect(JSON.parse(exported.stdout)).toMatchObject({ format: 'jsonl', rows: photoCount, ok: photoCount, failed: 0 });
+  expect(JSON.parse(exported.stdout)).toMatchObject({
+    format: 'jsonl',
+    rows: photoCount,
+    ok: photoCount,
+    failed: 0,
+  });
 });
 
 test('every command explains itself', async () => {
   const { stdout } = await lensmill(['--help']);
   const commands = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)].map(([, name]) => name as string);
-  expect(commands).toEqual(expect.arrayContaining(['index', 'enqueue', 'work', 'status', 'resume', 'verify', 'export', 'model', 'doctor']));
+  expect(commands).toEqual(
+    expect.arrayContaining([
+      'index',
+      'enqueue',
+      'work',
+      'status',
+      'resume',
+      'verify',
+      'export',
+      'model',
+      'doctor',
+    ]),
+  );
   for (const command of commands.filter((name) => name !== 'help')) {
     const help = await lensmill([command, '--help']);
     expect(help.exitCode).toBe(0);

@@ -2,16 +2,17 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { commitPart, findPart, listParts } from '../src/commit.ts';
+import { commitPart } from '../src/commit.ts';
+import { findPart, listParts } from '../src/committed.ts';
 import { finalizeRun } from '../src/finalize.ts';
 import { partKey, successKey } from '../src/layout.ts';
 import { encodePart } from '../src/part.ts';
+import { planRun } from '../src/plan.ts';
 import { createRun, findSuccess, type Run, readSuccess } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
-import { verifyRun } from '../src/verify.ts';
-import { planRun } from '../src/plan.ts';
 import type { Item } from '../src/types.ts';
+import { verifyRun } from '../src/verify.ts';
 import { makeRequest } from './helpers/requests.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
 import { makeShardRows } from './helpers/shard-rows.ts';
@@ -26,7 +27,10 @@ async function plannedRun(): Promise<{ folder: string; store: Store; run: Run }>
   const folder = tempFolder();
   const store = openStore(folder, s3Defaults);
   await store.probe();
-  const items = Array.from({ length: shards }, (_, shard) => makeShardRows(rowsPerShard, { shard }).items).flat();
+  const items = Array.from(
+    { length: shards },
+    (_, shard) => makeShardRows(rowsPerShard, { shard }).items,
+  ).flat();
   const source = {
     uri: 'test://',
     probe: async () => undefined,
@@ -41,15 +45,29 @@ async function plannedRun(): Promise<{ folder: string; store: Store; run: Run }>
 }
 
 /** What a worker on `device` makes of a shard. */
-function partOf(run: Run, shard: number, { device = 'cpu', rows = makeShardRows(rowsPerShard, { shard }) } = {}): Uint8Array {
+function partOf(
+  run: Run,
+  shard: number,
+  { device = 'cpu', rows = makeShardRows(rowsPerShard, { shard }) } = {},
+): Uint8Array {
   const { model, topK, source } = run;
-  const provenance = { run: run.run, shard, lensmill: '0.1.0', source: source.uri, model, topK, device, batch: 8 };
+  const provenance = {
+    run: run.run,
+    shard,
+    lensmill: '0.1.0',
+    source: source.uri,
+    model,
+    topK,
+    device,
+    batch: 8,
+  };
   return encodePart(rows, provenance, { dimension: model.dimension, topK, embeddingType: 'float32' });
 }
 
 async function finishedRun(): Promise<{ folder: string; store: Store; run: Run }> {
   const planned = await plannedRun();
-  for (let shard = 0; shard < shards; shard++) await commitPart(planned.store, 'r', shard, partOf(planned.run, shard));
+  for (let shard = 0; shard < shards; shard++)
+    await commitPart(planned.store, 'r', shard, partOf(planned.run, shard));
   await finalizeRun(planned.store, planned.run);
   return planned;
 }
@@ -128,7 +146,10 @@ test('verify finds a part that is gone, damaged, exchanged, or of other rows, an
   const damages: [RegExp, (folder: string, run: Run) => void][] = [
     [/part-00001.*is missing/, (folder) => rmSync(join(folder, key))],
     [/part-00001.*SHA-256/, (folder) => flipBit(join(folder, key))],
-    [/part-00001.*SHA-256/, (folder) => writeFileSync(join(folder, key), readFileSync(join(folder, partKey('r', 0))))],
+    [
+      /part-00001.*SHA-256/,
+      (folder) => writeFileSync(join(folder, key), readFileSync(join(folder, partKey('r', 0)))),
+    ],
     [/part-00003.*belongs to no shard/, (folder) => writeFileSync(join(folder, partKey('r', 3)), 'x')],
   ];
   for (const [expected, damage] of damages) {

@@ -57,14 +57,20 @@ test('a source that keeps failing gives a failed item', async () => {
 test('a read that stalls is given up, tried again, and ends as a timeout', async () => {
   const stall = (signal?: AbortSignal) =>
     new Promise<Uint8Array>((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
-  expect(await fetchItem(sourceOf(stall, content), item, { ...options, timeoutMs: 50 })).toMatchObject({ bytes: 3 });
-  expect(await fetchItem(sourceOf(stall), item, { ...options, timeoutMs: 50 })).toMatchObject({ error: 'timeout' });
+  expect(await fetchItem(sourceOf(stall, content), item, { ...options, timeoutMs: 50 })).toMatchObject({
+    bytes: 3,
+  });
+  expect(await fetchItem(sourceOf(stall), item, { ...options, timeoutMs: 50 })).toMatchObject({
+    error: 'timeout',
+  });
 });
 
 test('an abort and a bug are no failure of the item', async () => {
   const abort = new AbortController();
   abort.abort(new Error('the lock was lost'));
-  await expect(fetchItem(sourceOf(content), item, { ...options, signal: abort.signal })).rejects.toThrow('the lock');
+  await expect(fetchItem(sourceOf(content), item, { ...options, signal: abort.signal })).rejects.toThrow(
+    'the lock',
+  );
   const bug = () => Promise.reject(new TypeError('x is not a function'));
   await expect(fetchItem(sourceOf(bug), item, options)).rejects.toThrow(TypeError);
 });

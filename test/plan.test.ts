@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { planReader, planRun, shardSizes, shardsPerPage } from '../src/plan.ts';
+import { openPlan, shardSizes, shardsPerPage } from '../src/page.ts';
+import { planRun } from '../src/plan.ts';
 import { claimRun, findRun, readRun } from '../src/run.ts';
 import type { ItemPage, Source } from '../src/sources/source.ts';
 import { openStore } from '../src/stores/open-store.ts';
@@ -11,7 +12,10 @@ import { wrapStore } from './helpers/store-wrappers.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 /** A listing made up on the spot: `count` items, a page of 100 at a time. */
-function listingOf(count: number, options: { stopAfter?: number; changed?: boolean } = {}): Source & { listed: string[] } {
+function listingOf(
+  count: number,
+  options: { stopAfter?: number; changed?: boolean } = {},
+): Source & { listed: string[] } {
   const listed: string[] = [];
   return {
     uri: 'test://listing',
@@ -24,7 +28,8 @@ function listingOf(count: number, options: { stopAfter?: number; changed?: boole
       });
       const rest = all.filter(({ id }) => after === undefined || id > after);
       for (let first = 0; first < rest.length; first += 100) {
-        if (options.stopAfter !== undefined && first >= options.stopAfter) throw new Error('the listing broke off');
+        if (options.stopAfter !== undefined && first >= options.stopAfter)
+          throw new Error('the listing broke off');
         const items = rest.slice(first, first + 100);
         listed.push(...items.map(({ id }) => id));
         yield { items, skipped: 1 };
@@ -41,7 +46,7 @@ function newStore(): Store {
 
 async function allItems(store: Store, run: string): Promise<Item[]> {
   const planned = await readRun(store, run);
-  const readItems = planReader(store);
+  const readItems = openPlan(store);
   const items: Item[] = [];
   for (let shard = 0; shard < planned.shards; shard++) items.push(...(await readItems(planned, shard)));
   return items;
@@ -76,7 +81,9 @@ test('a planner that was killed is followed by one that lists on, to the same pl
   const whole = newStore();
   await planRun(whole, listingOf(2_000), makeRequest('r'));
 
-  await expect(planRun(store, listingOf(2_000, { stopAfter: 900 }), makeRequest('r'))).rejects.toThrow('broke off');
+  await expect(planRun(store, listingOf(2_000, { stopAfter: 900 }), makeRequest('r'))).rejects.toThrow(
+    'broke off',
+  );
   expect(await findRun(store, 'r')).toBeUndefined();
   const second = listingOf(2_000);
   await planRun(store, second, makeRequest('r'));
@@ -88,7 +95,8 @@ test('a planner that was killed is followed by one that lists on, to the same pl
 test('a plan that only lacks its last word is completed without listing', async () => {
   const store = newStore();
   const broken = wrapStore(store, {
-    create: (key, body) => (key.endsWith('run.json') ? Promise.reject(new Error('killed')) : store.create(key, body)),
+    create: (key, body) =>
+      key.endsWith('run.json') ? Promise.reject(new Error('killed')) : store.create(key, body),
   });
   await expect(planRun(broken, listingOf(450), makeRequest('r'))).rejects.toThrow('killed');
 
@@ -113,7 +121,9 @@ test('planners that saw different items are never mixed', async () => {
     planRun(store, listingOf(300, { changed: true }), makeRequest('r')),
   ]);
   expect(plans.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-  expect(plans.find(({ status }) => status === 'rejected')).toMatchObject({ reason: { code: 'source-changed' } });
+  expect(plans.find(({ status }) => status === 'rejected')).toMatchObject({
+    reason: { code: 'source-changed' },
+  });
   expect(new Set((await allItems(store, 'r')).map(({ etag }) => etag)).size).toBe(1);
 });
 

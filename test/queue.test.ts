@@ -1,7 +1,15 @@
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { silentLog } from '../src/log.ts';
-import { checkRedis, type ConsumerHandlers, consumeShards, NotForThisWorker, openQueue, queueNameOf, type ShardQueue } from '../src/queue.ts';
+import {
+  type ConsumerHandlers,
+  checkRedis,
+  consumeShards,
+  NotForThisWorker,
+  openQueue,
+  queueNameOf,
+  type ShardQueue,
+} from '../src/queue.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 
 let server: PrivateRedis;
@@ -20,7 +28,11 @@ afterAll(async () => {
   await server.close();
 });
 
-function newQueue(): { queue: ShardQueue; name: string; consume: (handlers: Partial<ConsumerHandlers>) => { close(graceMs: number): Promise<void> } } {
+function newQueue(): {
+  queue: ShardQueue;
+  name: string;
+  consume: (handlers: Partial<ConsumerHandlers>) => { close(graceMs: number): Promise<void> };
+} {
   const name = `test-${queues++}`;
   const address = { redisUrl: server.url, name };
   const queue = openQueue(address);
@@ -48,7 +60,11 @@ test('every shard is delivered once, and nothing but its run and number is in Re
   await queue.enqueue('r', range(50), limits);
   await queue.enqueue('r', range(50), limits);
   expect(await queue.counts()).toEqual({ waiting: 50, active: 0, delayed: 0 });
-  expect(JSON.parse((await redis.hget(`{lensmill}:${name}:r-7`, 'data')) ?? '')).toEqual({ v: 1, run: 'r', shard: 7 });
+  expect(JSON.parse((await redis.hget(`{lensmill}:${name}:r-7`, 'data')) ?? '')).toEqual({
+    v: 1,
+    run: 'r',
+    shard: 7,
+  });
 
   const seen: number[] = [];
   const all = Promise.withResolvers<void>();
@@ -154,7 +170,10 @@ test('the finalize job reaches a worker', async () => {
 
 test('an address without Redis is an error that says so and hides the password', async () => {
   const check = checkRedis('redis://user:secret@127.0.0.1:1');
-  await expect(check).rejects.toMatchObject({ code: 'redis-unreachable', message: expect.not.stringContaining('secret') });
+  await expect(check).rejects.toMatchObject({
+    code: 'redis-unreachable',
+    message: expect.not.stringContaining('secret'),
+  });
 });
 
 test('an output has a queue of its own', () => {

@@ -26,15 +26,15 @@ test('a private Redis does not outlive a process that was killed', async () => {
 });
 
 test('without redis-server on the PATH, the error names the command that installs it', async () => {
-  const path = process.env['PATH'];
-  process.env['PATH'] = '/usr/bin/nowhere:/bin-without-redis';
+  const path = process.env.PATH;
+  process.env.PATH = '/usr/bin/nowhere:/bin-without-redis';
   try {
     await expect(startPrivateRedis()).rejects.toMatchObject({
       code: 'no-redis',
       message: expect.stringContaining('apt-get install redis-server'),
     });
   } finally {
-    process.env['PATH'] = path;
+    process.env.PATH = path;
   }
 });
 

@@ -1,7 +1,13 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { hideSecrets, readSettingsFile, resolveSettings, settingNames, settingsTable } from '../src/settings.ts';
+import {
+  hideSecrets,
+  readSettingsFile,
+  resolveSettings,
+  settingNames,
+  settingsTable,
+} from '../src/settings.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 test('a flag goes before the environment, that before the file, that before the default', () => {
@@ -9,7 +15,12 @@ test('a flag goes before the environment, that before the file, that before the 
   const env = { LENSMILL_TOP_K: '2', LENSMILL_SHARD_SIZE: '200' };
   const { values, origins } = resolveSettings({ topK: '1' }, env, file);
   expect([values.topK, values.shardSize, values.batch, values.lanes]).toEqual([1, 200, 16, 0]);
-  expect([origins.topK, origins.shardSize, origins.batch, origins.lanes]).toEqual(['flag', 'env', 'file', 'default']);
+  expect([origins.topK, origins.shardSize, origins.batch, origins.lanes]).toEqual([
+    'flag',
+    'env',
+    'file',
+    'default',
+  ]);
 });
 
 test('sizes and times are written with their units', () => {

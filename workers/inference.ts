@@ -1,6 +1,7 @@
 /** The inference thread: owns the one session, and is blocked by it while the model runs. */
 import { workerData } from 'node:worker_threads';
-import { type BatchResult, openSession, type Session, type SessionOptions } from '../src/infer.ts';
+import { openSession, type Session, type SessionOptions } from '../src/infer.ts';
+import type { BatchResult } from '../src/types.ts';
 import { serveThread } from './thread.ts';
 
 export interface InferenceOptions extends SessionOptions {

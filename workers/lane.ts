@@ -20,7 +20,9 @@ export interface LaneOptions {
 }
 
 /** A run is announced before its first items. */
-export type LaneRequest = { kind: 'run'; run: Run } | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] };
+export type LaneRequest =
+  | { kind: 'run'; run: Run }
+  | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] };
 export type LaneReply = FilledSlot | undefined;
 
 // Only workers/engine.ts starts this thread.
@@ -61,12 +63,18 @@ async function fillSlot(slot: number, entries: readonly SlotEntry[]): Promise<Fi
 
     const { content, ...facts } = fetched;
     const imageBytes = run.model.preprocessing.crop ** 2 * 3;
-    const decoded = await decodeImage(content, new Uint8Array(pixels as SharedArrayBuffer, row * imageBytes, imageBytes), {
-      preprocessing: run.model.preprocessing,
-      resizeMode: run.model.resizeMode,
-      maxPixels: run.maxPixels,
-    });
+    const decoded = await decodeImage(
+      content,
+      new Uint8Array(pixels as SharedArrayBuffer, row * imageBytes, imageBytes),
+      {
+        preprocessing: run.model.preprocessing,
+        resizeMode: run.model.resizeMode,
+        maxPixels: run.maxPixels,
+      },
+    );
     times.decodeMs += performance.now() - read;
-    return 'error' in decoded ? { status: 'failed', ...facts, ...decoded } : { status: 'ok', ...facts, ...decoded };
+    return 'error' in decoded
+      ? { status: 'failed', ...facts, ...decoded }
+      : { status: 'ok', ...facts, ...decoded };
   }
 }

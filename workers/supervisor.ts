@@ -19,7 +19,10 @@ export interface Supervisor {
 const maxCrashes = 5;
 const calmMs = 60_000;
 
-export function superviseWorker(options: WorkerOptions, { log, writeLine }: { log: Logger; writeLine(line: string): void }): Supervisor {
+export function superviseWorker(
+  options: WorkerOptions,
+  { log, writeLine }: { log: Logger; writeLine(line: string): void },
+): Supervisor {
   const ready = Promise.withResolvers<{ device: string }>();
   // Whoever does not wait for `ready` waits for `ended`, which rejects for the same reason.
   ready.promise.catch(() => undefined);
@@ -33,7 +36,8 @@ export function superviseWorker(options: WorkerOptions, { log, writeLine }: { lo
       const how = await runOnce();
       if (stopping || how === 'ended') return;
       crashes = performance.now() - started > calmMs ? 1 : crashes + 1;
-      if (crashes >= maxCrashes) throw new Error(`the worker crashed ${crashes} times in a row (${how}); see the log above`);
+      if (crashes >= maxCrashes)
+        throw new Error(`the worker crashed ${crashes} times in a row (${how}); see the log above`);
       log.error({ how, crashes }, 'worker crashed; starting another');
       await sleep(Math.min(1_000 * 2 ** (crashes - 1), 30_000));
     }
@@ -42,7 +46,10 @@ export function superviseWorker(options: WorkerOptions, { log, writeLine }: { lo
   /** Resolves with how the process ended; rejects when it said that it cannot go on. */
   function runOnce(): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
-    const worker = fork(entryOf('worker'), { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], serialization: 'advanced' });
+    const worker = fork(entryOf('worker'), {
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      serialization: 'advanced',
+    });
     child = worker;
     if (worker.stderr) createInterface({ input: worker.stderr }).on('line', (line) => writeLine(`${line}\n`));
     worker.on('message', (message: WorkerReport) => {
@@ -51,7 +58,9 @@ export function superviseWorker(options: WorkerOptions, { log, writeLine }: { lo
       else log.error({ error: message.error.message }, 'worker failed');
     });
     worker.on('error', reject);
-    worker.on('exit', (code, signal) => resolve(code === 0 ? 'ended' : signal ? `signal ${signal}` : `exit code ${code}`));
+    worker.on('exit', (code, signal) =>
+      resolve(code === 0 ? 'ended' : signal ? `signal ${signal}` : `exit code ${code}`),
+    );
     worker.send(options);
     return promise;
   }

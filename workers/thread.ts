@@ -27,7 +27,10 @@ interface PortableError {
 }
 
 /** `workerData` is what the thread is opened with. */
-export function openThread<Request, Reply>(name: 'lane' | 'inference', workerData: unknown): Thread<Request, Reply> {
+export function openThread<Request, Reply>(
+  name: 'lane' | 'inference',
+  workerData: unknown,
+): Thread<Request, Reply> {
   const worker = new Worker(entryOf(name), { workerData, name });
   const waiting = new Map<number, PromiseWithResolvers<Reply>>();
   let calls = 0;
@@ -69,13 +72,18 @@ export function openThread<Request, Reply>(name: 'lane' | 'inference', workerDat
 }
 
 /** The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. */
-export function serveThread<Request, Reply>(handle: (request: Request) => Promise<Reply>, release: () => Promise<void>): void {
+export function serveThread<Request, Reply>(
+  handle: (request: Request) => Promise<Reply>,
+  release: () => Promise<void>,
+): void {
   const port = parentPort;
   if (!port) throw new Error('this file is a thread, started by openThread');
   const underWay = new Set<Promise<void>>();
   port.on('message', (message: CallMessage<Request> | null) => {
     if (message === null) {
-      void Promise.all(underWay).then(release).finally(() => port.close());
+      void Promise.all(underWay)
+        .then(release)
+        .finally(() => port.close());
       return;
     }
     const answered = handle(message.request)

@@ -176,7 +176,11 @@ function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: 
       s3: s3OptionsOf(settings),
     });
     const { batch, lanes, batcher } = opened;
-    pipeline = openPipeline({ store, batcher, provenance: { lensmill: version, device: device.kind, batch } });
+    pipeline = openPipeline({
+      store,
+      batcher,
+      provenance: { lensmill: version, device: device.kind, batch },
+    });
     const { ref, precision } = run.model;
     const loadMs = Math.round(performance.now() - started);
     log.info({ model: ref, precision, device: device.name, batch, lanes, loadMs }, 'model loaded');
@@ -188,7 +192,8 @@ function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: 
     async pipelineFor(run) {
       const key = `${run.model.fingerprint} ${run.topK}`;
       opening ??= { key, engine: open(run) };
-      if (opening.key !== key) throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
+      if (opening.key !== key)
+        throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
       try {
         engine = await opening.engine;
       } catch (error) {
@@ -221,7 +226,10 @@ function report(message: WorkerReport): void {
 
 function roundTimes(values: object): Record<string, unknown> {
   return Object.fromEntries(
-    Object.entries(values).map(([name, value]) => [name, typeof value === 'number' ? Math.round(value) : value]),
+    Object.entries(values).map(([name, value]) => [
+      name,
+      typeof value === 'number' ? Math.round(value) : value,
+    ]),
   );
 }
 

@@ -1,8 +1,15 @@
 /** What every command shares: settings from flags, environment and file; a log; results; exit codes. */
-import { Command, Option } from 'commander';
+import { type Command, Option } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
 import { type Logger, openLog } from '../log.ts';
-import { type ResolvedSettings, readSettingsFile, resolveSettings, type SettingName, type Settings, settingsTable } from '../settings.ts';
+import {
+  type ResolvedSettings,
+  readSettingsFile,
+  resolveSettings,
+  type SettingName,
+  type Settings,
+  settingsTable,
+} from '../settings.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 
 export const exitCodes = {
@@ -51,20 +58,30 @@ export function addCommand(program: Command, name: string, options: CommandOptio
   for (const [flag, help] of options.options ?? []) command.option(flag, help);
   const settingOptions = [...options.settings, ...commonSettings].map((setting) => {
     const { flag, help, default: byDefault, env } = settingsTable[setting];
-    const option = new Option(flag, `${help} (${byDefault && byDefault !== 'false' ? `default ${byDefault}, ` : ''}env ${env})`);
+    const option = new Option(
+      flag,
+      `${help} (${byDefault && byDefault !== 'false' ? `default ${byDefault}, ` : ''}env ${env})`,
+    );
     command.addOption(option);
     return { setting, attribute: option.attributeName() };
   });
   command.option('--config <file>', `settings file (default ./${defaultFile})`);
-  command.addHelpText('after', `\nExamples:\n${options.examples.map((example) => `  $ ${example}`).join('\n')}`);
+  command.addHelpText(
+    'after',
+    `\nExamples:\n${options.examples.map((example) => `  $ ${example}`).join('\n')}`,
+  );
   command.action(async (...actionArguments: unknown[]) => {
     const flags = command.opts<Record<string, unknown>>();
     const args = actionArguments.slice(0, command.registeredArguments.length) as (string | undefined)[]; // declared above
     let context: Context | undefined;
     try {
-      const file = typeof flags['config'] === 'string' ? flags['config'] : undefined;
-      const chosen = Object.fromEntries(settingOptions.map(({ setting, attribute }) => [setting, flags[attribute]]));
-      context = openContext(resolveSettings(chosen, process.env, readSettingsFile(file ?? defaultFile, file !== undefined)));
+      const file = typeof flags.config === 'string' ? flags.config : undefined;
+      const chosen = Object.fromEntries(
+        settingOptions.map(({ setting, attribute }) => [setting, flags[attribute]]),
+      );
+      context = openContext(
+        resolveSettings(chosen, process.env, readSettingsFile(file ?? defaultFile, file !== undefined)),
+      );
       process.exitCode = await options.act(context, args, flags);
     } catch (error) {
       process.exitCode = reportError(error, context);
@@ -79,7 +96,8 @@ function reportError(error: unknown, context: Context | undefined): ExitCode {
   }
   process.stderr.write(`lensmill: ${messageOf(error)}\n`);
   if (error instanceof ConfigError) return exitCodes.config;
-  if (context?.settings.logLevel === 'debug' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  if (context?.settings.logLevel === 'debug' && error instanceof Error)
+    process.stderr.write(`${error.stack}\n`);
   return exitCodes.failed;
 }
 
@@ -120,9 +138,15 @@ export function interruptedCode(signal: AbortSignal): ExitCode {
 }
 
 /** A setting that this command cannot do without. Throws ConfigError 'missing-setting'. */
-export function required<Name extends SettingName>(settings: Settings, name: Name): NonNullable<Settings[Name]> {
+export function required<Name extends SettingName>(
+  settings: Settings,
+  name: Name,
+): NonNullable<Settings[Name]> {
   const value = settings[name];
   if (value !== undefined && value !== null) return value;
   const { flag, env } = settingsTable[name];
-  throw new ConfigError('missing-setting', `${flag.split(' ')[0]} is missing: ${settingsTable[name].help} (or set ${env})`);
+  throw new ConfigError(
+    'missing-setting',
+    `${flag.split(' ')[0]} is missing: ${settingsTable[name].help} (or set ${env})`,
+  );
 }

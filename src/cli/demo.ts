@@ -29,7 +29,9 @@ const comparedRows = 5_000;
 export function addDemoCommand(program: Command): void {
   addCommand(program, 'demo', {
     summary: 'index some photographs and show what was found (`npm run demo`)',
-    arguments: [['[folder]', 'your own pictures; without it, the photographs that deploy/bootstrap.sh unpacks']],
+    arguments: [
+      ['[folder]', 'your own pictures; without it, the photographs that deploy/bootstrap.sh unpacks'],
+    ],
     settings: [...planSettings, ...workSettings, ...queueSettings, ...placeSettings],
     examples: ['npm run demo', 'npm run demo -- ~/Pictures'],
     async act(context, [folder]) {
@@ -37,7 +39,11 @@ export function addDemoCommand(program: Command): void {
       const source = folder ?? join(settings.cacheDir, 'photographs');
       const demo: Context = {
         ...context,
-        settings: { ...settings, output: settings.output ?? 'demo-output', model: await chooseModel(context) },
+        settings: {
+          ...settings,
+          output: settings.output ?? 'demo-output',
+          model: await chooseModel(context),
+        },
         interrupted: context.interrupted,
       };
       const store = await openOutput(demo.settings);
@@ -75,7 +81,10 @@ async function chooseModel(context: Context): Promise<string> {
     return presets[0].name;
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    context.log.warn({ error: error.message }, 'the pretrained weights cannot be had; the demo goes on with random ones');
+    context.log.warn(
+      { error: error.message },
+      'the pretrained weights cannot be had; the demo goes on with random ones',
+    );
     return 'random:0';
   }
 }
@@ -84,10 +93,13 @@ async function chooseModel(context: Context): Promise<string> {
 async function planOnce(context: Context, store: Store, folder: string): Promise<Run> {
   const { settings } = context;
   const source = openSource(folder, { include: DEFAULT_INCLUDE, exclude: [] }, s3OptionsOf(settings));
-  const hash = createHash('sha256').update(JSON.stringify([settings.model, settings.precision, settings.resize, settings.topK]));
+  const hash = createHash('sha256').update(
+    JSON.stringify([settings.model, settings.precision, settings.resize, settings.topK]),
+  );
   try {
     await source.probe();
-    for await (const { items } of source.list()) for (const { uri, etag } of items) hash.update(`${uri} ${etag}\n`);
+    for await (const { items } of source.list())
+      for (const { uri, etag } of items) hash.update(`${uri} ${etag}\n`);
   } finally {
     await source.close();
   }
@@ -123,7 +135,10 @@ async function showResults(store: Store, run: Run, success: Success): Promise<st
   const shown = rows.slice(0, shownRows);
   const nameWidth = Math.min(30, Math.max(5, ...shown.map(({ name }) => name.length)));
   const lines = shown.map(({ name, labels, scores, unit }) => {
-    const best = Array.from(labels.subarray(0, topLabels), (label, at) => `${names[label]} ${(scores[at] ?? 0).toFixed(2)}`);
+    const best = Array.from(
+      labels.subarray(0, topLabels),
+      (label, at) => `${names[label]} ${(scores[at] ?? 0).toFixed(2)}`,
+    );
     const near = rows
       .filter((other) => other.unit !== unit)
       .map((other) => ({ name: other.name, cosine: dot(unit, other.unit) }))
@@ -144,7 +159,9 @@ function nextSteps(store: Store, { run, model, source }: Run): string {
   const from = `--output ${store.uri}`;
   return [
     'Next:',
-    ...(model.untrained ? ['  npm run demo                                      # again, with a network: pretrained weights'] : []),
+    ...(model.untrained
+      ? ['  npm run demo                                      # again, with a network: pretrained weights']
+      : []),
     `  npm run -s lensmill -- index FOLDER --output ./index    # your own pictures`,
     `  npm run -s lensmill -- export ${store.uri} --run ${run} --to ./rows --format jsonl`,
     `  npm run -s lensmill -- verify ${run} ${from}`,

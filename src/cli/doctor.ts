@@ -7,7 +7,7 @@ import { openSession } from '../infer.ts';
 import { buildOnnx, resolveModel } from '../models/model.ts';
 import { checkRedis } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
-import { hideSecrets, s3OptionsOf, settingNames, type Settings, settingsTable } from '../settings.ts';
+import { hideSecrets, type Settings, s3OptionsOf, settingNames, settingsTable } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import { version } from '../version.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
@@ -27,7 +27,11 @@ export function addDoctorCommand(program: Command): void {
     async act(context) {
       const { settings, origins, print } = context;
       const findings = [
-        { what: 'program', verdict: 'good', detail: `lensmill ${version}, Node ${process.versions.node}` } as const,
+        {
+          what: 'program',
+          verdict: 'good',
+          detail: `lensmill ${version}, Node ${process.versions.node}`,
+        } as const,
         await examine('redis', () => examineRedis(settings)),
         await examine('store', () => examineStore(settings)),
         await examine('device', () => examineDevice(settings)),
@@ -38,7 +42,10 @@ export function addDoctorCommand(program: Command): void {
         value: settingsTable[name].secret ? hideSecrets(settings[name]) : settings[name],
         origin: origins[name],
       }));
-      print({ findings, settings: values }, [...findings.map(findingLine), '', ...values.map(settingLine)].join('\n'));
+      print(
+        { findings, settings: values },
+        [...findings.map(findingLine), '', ...values.map(settingLine)].join('\n'),
+      );
       return findings.some(({ verdict }) => verdict === 'bad') ? exitCodes.config : exitCodes.done;
     },
   });
@@ -67,9 +74,16 @@ async function examineRedis({ redis }: Settings): Promise<Omit<Finding, 'what'>>
   const detail = `Redis ${redisVersion} at ${hideSecrets(redis)}`;
   if (major * 100 + minor < 602) return { verdict: 'bad', detail: `${detail}: BullMQ needs 6.2 or newer` };
   if (policy !== 'noeviction') {
-    return { verdict: 'bad', detail: `${detail}: maxmemory-policy is ${policy}, which may drop jobs; set noeviction` };
+    return {
+      verdict: 'bad',
+      detail: `${detail}: maxmemory-policy is ${policy}, which may drop jobs; set noeviction`,
+    };
   }
-  if (!persistent) return { verdict: 'warning', detail: `${detail}: no append-only file; after a restart use \`lensmill resume\`` };
+  if (!persistent)
+    return {
+      verdict: 'warning',
+      detail: `${detail}: no append-only file; after a restart use \`lensmill resume\``,
+    };
   return { verdict: 'good', detail: `${detail}, noeviction, append-only` };
 }
 
@@ -98,14 +112,19 @@ async function examineDevice({ device: name, cacheDir }: Settings): Promise<Omit
   const session = await openSession({ modelPath, device, batch: 1, crop, threads: 1 });
   await session.run(new Uint8Array(crop * crop * 3));
   await session.release();
-  return { verdict: 'good', detail: `${device.name} runs a small model${reason ? ` (auto: ${reason})` : ''}` };
+  return {
+    verdict: 'good',
+    detail: `${device.name} runs a small model${reason ? ` (auto: ${reason})` : ''}`,
+  };
 }
 
 async function examineModel(context: Context): Promise<Omit<Finding, 'what'>> {
   try {
     const { identity } = await loadModel(context);
     const detail = `${identity.ref}: ${identity.architecture} ${identity.precision}, fingerprint ${identity.fingerprint.slice(0, 12)}`;
-    return identity.untrained ? { verdict: 'warning', detail: `${detail}; untrained: its labels mean nothing` } : { verdict: 'good', detail };
+    return identity.untrained
+      ? { verdict: 'warning', detail: `${detail}; untrained: its labels mean nothing` }
+      : { verdict: 'good', detail };
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     return { verdict: 'bad', detail: error.message };

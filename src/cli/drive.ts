@@ -2,8 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
 import { superviseWorker } from '../../workers/supervisor.ts';
-import { listParts } from '../commit.ts';
-import { shardSizes } from '../plan.ts';
+import { listParts } from '../committed.ts';
+import { shardSizes } from '../page.ts';
 import { checkRedis, openQueue, queueNameOf, type ShardQueue } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
 import { findSuccess, type Run, type Success } from '../run.ts';
@@ -117,7 +117,9 @@ async function awaitSuccess(
       const isStuck = shards + Object.keys(failures).length >= run.shards;
       if (first !== undefined && (isStuck || 'finalize' in failures)) {
         const count = Object.keys(failures).length;
-        throw new Error(`${count} of ${run.shards} shards failed: ${first}; once that is mended: lensmill resume ${run.run} --output ${store.uri}`);
+        throw new Error(
+          `${count} of ${run.shards} shards failed: ${first}; once that is mended: lensmill resume ${run.run} --output ${store.uri}`,
+        );
       }
       await sleep(pollMs, undefined, { signal });
     }

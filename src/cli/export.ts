@@ -27,17 +27,21 @@ export function addExportCommand(program: Command): void {
       'lensmill export s3://indexes/photos --run 20261124-091233-3fa2 --to ./rows --format jsonl',
     ],
     async act(context, [output], options) {
-      const to = options['to'];
-      if (typeof to !== 'string') throw new ConfigError('missing-option', '--to is missing: a new or empty folder');
-      const format = formatOf(options['format'] ?? 'parquet');
-      const rowsPerFile = Number(options['rowsPerFile'] ?? 1_000_000);
+      const to = options.to;
+      if (typeof to !== 'string')
+        throw new ConfigError('missing-option', '--to is missing: a new or empty folder');
+      const format = formatOf(options.format ?? 'parquet');
+      const rowsPerFile = Number(options.rowsPerFile ?? 1_000_000);
       if (!Number.isInteger(rowsPerFile) || rowsPerFile < 1) {
-        throw new ConfigError('bad-option', `--rows-per-file: expected a number of rows, got '${options['rowsPerFile']}'`);
+        throw new ConfigError(
+          'bad-option',
+          `--rows-per-file: expected a number of rows, got '${options.rowsPerFile}'`,
+        );
       }
       const store = await openOutput({ ...context.settings, output: output ?? context.settings.output });
       const progress = reportProgress('rows', context);
       try {
-        const id = await runOf(store, options['run']);
+        const id = await runOf(store, options.run);
         const { model } = await readRun(store, id);
         const success = await readSuccess(store, id);
         const manifest = await exportRun({
@@ -81,6 +85,10 @@ async function runOf(store: Store, asked: unknown): Promise<string> {
   const runs = await listRuns(store);
   const [only] = runs;
   if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
-  if (runs.length > 1) throw new ConfigError('which-run', `${store.uri} holds ${runs.length} runs: choose with --run ${runs.join(' | ')}`);
+  if (runs.length > 1)
+    throw new ConfigError(
+      'which-run',
+      `${store.uri} holds ${runs.length} runs: choose with --run ${runs.join(' | ')}`,
+    );
   return only;
 }

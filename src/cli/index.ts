@@ -23,7 +23,15 @@ export const planSettings: readonly SettingName[] = [
   'maxBytes',
 ];
 /** What decides how fast they are made. */
-export const workSettings: readonly SettingName[] = ['device', 'batch', 'threads', 'lanes', 'reads', 'readTimeoutMs', 'graceMs'];
+export const workSettings: readonly SettingName[] = [
+  'device',
+  'batch',
+  'threads',
+  'lanes',
+  'reads',
+  'readTimeoutMs',
+  'graceMs',
+];
 export const queueSettings: readonly SettingName[] = ['redis', 'queue', 'highWater', 'attempts'];
 export const placeSettings: readonly SettingName[] = ['cacheDir', 's3Endpoint', 's3Region'];
 

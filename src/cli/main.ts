@@ -19,7 +19,9 @@ const { npm_lifecycle_event: script, INIT_CWD: userFolder } = process.env;
 if ((script === 'lensmill' || script === 'demo') && userFolder) process.chdir(userFolder);
 
 const program = new Command('lensmill')
-  .description('Index large image archives: per image, its ImageNet predictions and its 2048-d embedding, exactly once.')
+  .description(
+    'Index large image archives: per image, its ImageNet predictions and its 2048-d embedding, exactly once.',
+  )
   .version(version)
   .showHelpAfterError('(see --help)')
   .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? exitCodes.done : exitCodes.config))

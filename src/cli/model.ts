@@ -15,7 +15,11 @@ export function addModelCommands(program: Command): void {
     summary: 'describe a model; without one, list the presets',
     arguments: [['[model]', 'a preset, a .safetensors or .onnx file, or random:SEED']],
     settings: ['model', 'precision', 'resize', 'cacheDir'],
-    examples: ['lensmill model info', 'lensmill model info random:0', 'lensmill model info ./resnet50.safetensors --json'],
+    examples: [
+      'lensmill model info',
+      'lensmill model info random:0',
+      'lensmill model info ./resnet50.safetensors --json',
+    ],
     async act(context, [ref = context.settings.model]) {
       if (ref === undefined) {
         context.print(presets, presets.map(presetLine).join('\n'));
@@ -29,8 +33,12 @@ export function addModelCommands(program: Command): void {
         `outputs        embedding of ${identity.dimension}, ${identity.classes} classes`,
         `preprocessing  shorter side to ${preprocessing.resize} (${preprocessing.interpolation}, ${identity.resizeMode}), centre crop ${preprocessing.crop}, mean ${preprocessing.mean.join(' ')}, std ${preprocessing.std.join(' ')}`,
         `precision      ${identity.precision}`,
-        `graph          ${Object.entries(ops).map(([op, count]) => `${count} ${op}`).join(', ')}`,
-        ...(accuracy === null ? [] : [`accuracy       ${accuracy} % top-1 on ImageNet-1k, licence ${license}`]),
+        `graph          ${Object.entries(ops)
+          .map(([op, count]) => `${count} ${op}`)
+          .join(', ')}`,
+        ...(accuracy === null
+          ? []
+          : [`accuracy       ${accuracy} % top-1 on ImageNet-1k, licence ${license}`]),
         `weights        ${identity.weights}`,
         `fingerprint    ${identity.fingerprint}`,
       ];
@@ -43,7 +51,10 @@ export function addModelCommands(program: Command): void {
     summary: 'download a preset from the Hugging Face hub, check it, and keep it for use without a network',
     arguments: [['[preset]', `such as ${presets[0].name} (default)`]],
     settings: ['cacheDir'],
-    examples: ['lensmill model pull', 'HF_ENDPOINT=https://hub.example lensmill model pull timm/resnet152.a1h_in1k'],
+    examples: [
+      'lensmill model pull',
+      'HF_ENDPOINT=https://hub.example lensmill model pull timm/resnet152.a1h_in1k',
+    ],
     async act(context, [ref = presets[0].name]) {
       const progress = reportProgress('bytes', context);
       try {
@@ -54,7 +65,10 @@ export function addModelCommands(program: Command): void {
           onNotice: (notice) => context.log.warn(notice),
         });
         progress.close();
-        context.print({ preset: preset.name, path, sha256 }, `${preset.name}\n  file    ${path}\n  sha256  ${sha256}`);
+        context.print(
+          { preset: preset.name, path, sha256 },
+          `${preset.name}\n  file    ${path}\n  sha256  ${sha256}`,
+        );
         return exitCodes.done;
       } finally {
         progress.close();
@@ -76,7 +90,10 @@ export function addModelCommands(program: Command): void {
     ],
     async act(context, [ref = ''], { onnx, safetensors }) {
       if (typeof onnx !== 'string' && typeof safetensors !== 'string') {
-        throw new ConfigError('missing-option', 'say what to write: --onnx FILE, --safetensors FILE, or both');
+        throw new ConfigError(
+          'missing-option',
+          'say what to write: --onnx FILE, --safetensors FILE, or both',
+        );
       }
       const loaded = await loadModel(withModel(context, ref));
       const files: string[] = [];
@@ -99,7 +116,14 @@ function withModel(context: Context, model: string): Context {
   return { ...context, settings: { ...context.settings, model } };
 }
 
-function presetLine({ name, aliases, accuracy, license, preprocessing, sha256 }: (typeof presets)[number]): string {
+function presetLine({
+  name,
+  aliases,
+  accuracy,
+  license,
+  preprocessing,
+  sha256,
+}: (typeof presets)[number]): string {
   const { resize, crop, interpolation } = preprocessing;
   const pinned = sha256 ? '' : ', hash pinned at the first pull';
   return `${name.padEnd(26)} ${aliases[0]?.padEnd(20)} ${accuracy} % top-1, ${license}, ${resize} → ${crop} ${interpolation}${pinned}`;

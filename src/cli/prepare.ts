@@ -44,10 +44,18 @@ export async function loadModel(context: Context): Promise<Model> {
  * Claims a new run and plans it. Throws ConfigError: 'run-exists', 'bad-run-id', and those of the device, source and
  * model that the settings name.
  */
-export async function planNewRun(context: Context, store: Store, sourceUri: string, runId = newRunId()): Promise<Run> {
+export async function planNewRun(
+  context: Context,
+  store: Store,
+  sourceUri: string,
+  runId = newRunId(),
+): Promise<Run> {
   const { settings, log } = context;
   if (!isRunId(runId)) {
-    throw new ConfigError('bad-run-id', `'${runId}' is no run id: 1 to 64 letters, digits and . _ -, not digits alone`);
+    throw new ConfigError(
+      'bad-run-id',
+      `'${runId}' is no run id: 1 to 64 letters, digits and . _ -, not digits alone`,
+    );
   }
   resolveDevice(settings.device);
   const globs = { include: settings.include ?? [...DEFAULT_INCLUDE], exclude: settings.exclude ?? [] };

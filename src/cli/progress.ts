@@ -16,7 +16,10 @@ export interface ProgressReporter {
 const logEveryMs = 10_000;
 
 /** `what` is what is counted: 'images', 'parts', 'bytes'. The rate counts what was done since the start of this call. */
-export function reportProgress(what: string, { terminal, log }: { terminal: Terminal; log: Logger }): ProgressReporter {
+export function reportProgress(
+  what: string,
+  { terminal, log }: { terminal: Terminal; log: Logger },
+): ProgressReporter {
   const started = performance.now();
   let atStart: number | undefined;
   let lastLog = started;
@@ -37,7 +40,10 @@ export function reportProgress(what: string, { terminal, log }: { terminal: Term
       } else if (now - lastLog >= logEveryMs) {
         lastLog = now;
         const etaSeconds = eta === undefined ? undefined : Math.round(eta);
-        log.info({ what, done, total, failed, perSecond: Number(perSecond.toFixed(1)), etaSeconds }, 'progress');
+        log.info(
+          { what, done, total, failed, perSecond: Number(perSecond.toFixed(1)), etaSeconds },
+          'progress',
+        );
       }
     },
     close: () => terminal.show(undefined),
@@ -55,7 +61,9 @@ export function formatSeconds(seconds: number): string {
 
 function amount(value: number, what: string): string {
   if (what === 'bytes') return `${(value / 1e6).toFixed(1)} MB`;
-  return value < 100 && !Number.isInteger(value) ? value.toFixed(1) : Math.round(value).toLocaleString('en-US');
+  return value < 100 && !Number.isInteger(value)
+    ? value.toFixed(1)
+    : Math.round(value).toLocaleString('en-US');
 }
 
 function bar(share: number): string {

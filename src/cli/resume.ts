@@ -8,7 +8,8 @@ import { codeOf, summarize } from './summary.ts';
 
 export function addResumeCommand(program: Command): void {
   addCommand(program, 'resume', {
-    summary: 'finish a run that was stopped: plans on, and does exactly the shards that the store does not hold',
+    summary:
+      'finish a run that was stopped: plans on, and does exactly the shards that the store does not hold',
     arguments: [['<run>', 'id of the run']],
     settings: ['output', ...workSettings, ...queueSettings, ...placeSettings],
     examples: ['lensmill resume 20261124-091233-3fa2 --output ./index'],

@@ -1,6 +1,6 @@
 /** `lensmill status`: what the store holds of a run, and what Redis knows of its progress. */
 import type { Command } from 'commander';
-import { listParts } from '../commit.ts';
+import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
 import { checkRedis, openQueue } from '../queue.ts';
 import { findRun, findSuccess, listRuns, readRequest } from '../run.ts';
@@ -33,7 +33,10 @@ export function addStatusCommand(program: Command): void {
     summary: "list an output's runs, or show one",
     arguments: [['[run]', 'id of the run']],
     settings: ['output', 'redis', 'queue', ...placeSettings],
-    examples: ['lensmill status --output ./index', 'lensmill status 20261124-091233-3fa2 --output s3://indexes/photos --json'],
+    examples: [
+      'lensmill status --output ./index',
+      'lensmill status 20261124-091233-3fa2 --output s3://indexes/photos --json',
+    ],
     async act(context, [id]) {
       const store = await openOutput(context.settings);
       try {
@@ -67,7 +70,11 @@ async function readStatus(store: Store, id: string): Promise<RunStatus> {
   return { ...base, state: 'unfinished', shards, committed, items };
 }
 
-async function askRedis({ settings, log }: Context, store: Store, id: string): Promise<Pick<RunStatus, 'queue' | 'failures'>> {
+async function askRedis(
+  { settings, log }: Context,
+  store: Store,
+  id: string,
+): Promise<Pick<RunStatus, 'queue' | 'failures'>> {
   if (settings.redis === undefined) return {};
   try {
     await checkRedis(settings.redis);
@@ -86,7 +93,8 @@ async function askRedis({ settings, log }: Context, store: Store, id: string): P
 }
 
 function oneLine({ run, state, shards, committed, items, failed, model }: RunStatus): string {
-  const progress = state === 'done' ? `${items} images, ${failed} failed` : `${committed} of ${shards} shards`;
+  const progress =
+    state === 'done' ? `${items} images, ${failed} failed` : `${committed} of ${shards} shards`;
   return `${run}  ${state.padEnd(10)}  ${progress}  ${model}`;
 }
 

@@ -14,7 +14,12 @@ export function untrainedBanner(run: Pick<Run, 'model'>): string {
   return `${framed.map((line) => pc.bold(pc.yellow(line))).join('\n')}\n`;
 }
 
-export function summarize(store: Store, run: Run, success: Success, elapsedMs?: number): { json: object; text: string } {
+export function summarize(
+  store: Store,
+  run: Run,
+  success: Success,
+  elapsedMs?: number,
+): { json: object; text: string } {
   const { items, ok, failed, failures } = success;
   const seconds = elapsedMs === undefined ? undefined : elapsedMs / 1000;
   const reasons = Object.entries(failures)
@@ -25,7 +30,9 @@ export function summarize(store: Store, run: Run, success: Success, elapsedMs?: 
   const lines = [
     `run     ${run.run}`,
     `images  ${number(items)}: ${number(ok)} embedded, ${number(failed)} failed${failed ? ` (${reasons})` : ''}`,
-    ...(seconds === undefined ? [] : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
+    ...(seconds === undefined
+      ? []
+      : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
     `model   ${run.model.ref} ${run.model.precision}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
     `output  ${store.uri}/runs/${run.run}`,
     ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} objects that no --include matches`] : []),

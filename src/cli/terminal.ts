@@ -11,7 +11,8 @@ export interface Terminal {
 }
 
 export function openTerminal(stream: NodeJS.WriteStream): Terminal {
-  if (!stream.isTTY) return { isLive: false, writeLine: (line) => void stream.write(line), show: () => undefined };
+  if (!stream.isTTY)
+    return { isLive: false, writeLine: (line) => void stream.write(line), show: () => undefined };
 
   const prettify = prettyFactory({ colorize: true, translateTime: 'SYS:HH:MM:ss', singleLine: true });
   let live = '';

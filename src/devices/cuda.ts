@@ -18,7 +18,10 @@ export function cuda(deviceId: number): Device {
 /** Why CUDA cannot be used here, or `undefined`. Looks only; whether it works, a session tells. */
 export function whyNoCuda(): string | undefined {
   if (!['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path))) return 'no NVIDIA GPU is visible';
-  const folder = join(dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')), 'bin');
+  const folder = join(
+    dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),
+    'bin',
+  );
   const library = join(folder, 'napi-v6', process.platform, process.arch, 'libonnxruntime_providers_cuda.so');
   if (existsSync(library)) return undefined;
   return "ONNX Runtime's CUDA libraries are not installed: `ONNXRUNTIME_NODE_INSTALL=true npm rebuild onnxruntime-node`";

@@ -15,6 +15,7 @@ export function resolveDevice(name: string): DeviceChoice {
   if (name === 'cpu') return { device: cpu };
   const missing = whyNoCuda();
   if (name === 'auto') return missing === undefined ? { device: cuda(0) } : { device: cpu, reason: missing };
-  if (missing !== undefined) throw new ConfigError('no-cuda', `--device ${name}: ${missing}; or use --device cpu`);
+  if (missing !== undefined)
+    throw new ConfigError('no-cuda', `--device ${name}: ${missing}; or use --device cpu`);
   return { device: cuda(Number(name.split(':')[1] ?? 0)) };
 }

@@ -7,12 +7,14 @@
  *   random:0:resnet50        made of a seed                        (random.ts)
  *   null                     no network at all, for measurements   (graph.ts)
  */
-import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { ConfigError, messageOf } from '../errors.ts';
 import type { ModelIdentity, Precision, Preprocessing, ResizeMode } from '../types.ts';
 import { adoptClassifier } from './adopt.ts';
+import { writeWhole } from './files.ts';
 import { builderVersion, buildGraph, buildNullGraph, rebuildGraph } from './graph.ts';
 import { hashFile, identify } from './identity.ts';
 import { labelsOf } from './labels.ts';
@@ -109,7 +111,7 @@ export async function buildOnnx(model: Model, { topK }: { topK: number }): Promi
   if (model.file && model.builtTopK === topK) return model.file;
   const name = `${model.identity.fingerprint.slice(0, 32)}-top${topK}-v${builderVersion}.onnx`;
   const path = join(model.cacheDir, 'graphs', name);
-  if (!(await exists(path))) await writeOnnx(model, path, { topK });
+  if (!existsSync(path)) await writeOnnx(model, path, { topK });
   return path;
 }
 
@@ -306,30 +308,4 @@ function unknownModel(code: 'unknown-model' | 'unknown-preset', ref: string): Co
   if (code === 'unknown-preset') return new ConfigError(code, `no preset '${ref}'; there are ${names}`);
   const others = 'a .safetensors or .onnx file, random:SEED, random:SEED:resnet50, random:SEED:1-1-1-1, null';
   return new ConfigError(code, `no model '${ref}'; there are ${names}, ${others}`);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-/** The whole file or none of it, whatever happens meanwhile. */
-async function writeWhole(path: string, chunks: Iterable<Uint8Array>): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  const partial = `${path}.${randomUUID()}.part`;
-  try {
-    const file = await open(partial, 'wx');
-    try {
-      for (const chunk of chunks) await file.writeFile(chunk);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(partial, path);
-  } catch (error) {
-    await rm(partial, { force: true });
-    throw error;
-  }
 }

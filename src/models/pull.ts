@@ -10,13 +10,15 @@
  *
  * `@huggingface/hub` keeps such a cache, too, but neither resumes, retries, times out, nor verifies a hash.
  */
-import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import pRetry from 'p-retry';
 import { z } from 'zod';
 import { errnoOf } from '../errno.ts';
 import { ConfigError, messageOf } from '../errors.ts';
+import { makeFolder, rethrowUnwritable } from './files.ts';
 import { hashFile } from './identity.ts';
 import type { Preset } from './presets.ts';
 
@@ -64,7 +66,7 @@ export function hubFromEnv(env: NodeJS.ProcessEnv): Hub {
 
 /**
  * A preset's file on this machine. Throws ConfigError: 'offline', 'unauthorized', 'not-found', 'download-failed' (after
- * retries; what has come is kept and continued next time), 'wrong-sha256' (of the cached or of the downloaded file).
+ * retries; what has come is kept and continued next time), 'wrong-sha256' (of the cached or of the downloaded file), 'unwritable'.
  */
 export async function pullPreset(preset: Preset, options: PullOptions): Promise<Pulled> {
   const path = join(options.cacheDir, 'hub', preset.repository, preset.file);
@@ -78,7 +80,7 @@ const pulls = new Map<string, Promise<Pulled>>();
 
 async function pullInto(path: string, preset: Preset, options: PullOptions): Promise<Pulled> {
   const { endpoint, offline } = options.hub;
-  if (!(await exists(path))) {
+  if (!existsSync(path)) {
     if (offline) {
       const where = dirname(path);
       throw new ConfigError(
@@ -86,7 +88,7 @@ async function pullInto(path: string, preset: Preset, options: PullOptions): Pro
         `${preset.name} is not in ${where}, and HF_HUB_OFFLINE forbids to download it`,
       );
     }
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolder(dirname(path));
     await download(`${endpoint}/${preset.repository}/resolve/main/${preset.file}`, path, preset, options);
   }
   const sha256 = await hashFile(path);
@@ -198,17 +200,16 @@ async function receive({ response, silence }: Answer, part: Part, options: PullO
   if (start !== part.bytes) throw new Error(`it goes on at byte ${start}, not at ${part.bytes}`);
   const length = response.headers.get('content-length');
   const total = length === null ? undefined : part.bytes + Number(length);
-  const file = await open(part.path, 'a');
+  const file = await open(part.path, 'a').catch(rethrowUnwritable(part.path));
   try {
     for await (const chunk of response.body ?? []) {
       silence.refresh();
-      await file.writeFile(chunk);
+      await file.writeFile(chunk).catch(rethrowUnwritable(part.path));
       part.bytes += chunk.length;
       options.onProgress?.(part.bytes, total);
     }
     await file.sync();
   } catch (error) {
-    if (errnoOf(error) === 'ENOSPC') throw new ConfigError('no-space', `no space is left for ${part.path}`);
     rethrowPlainly(error);
   } finally {
     clearTimeout(silence);
@@ -269,15 +270,9 @@ async function readPin(path: string): Promise<string | undefined> {
   return /^[0-9a-f]{64}/.exec(pin)?.[0];
 }
 
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
-
 /** fetch's errors are TypeErrors that say 'fetch failed' and keep the reason for themselves. */
 function rethrowPlainly(error: unknown): never {
+  if (error instanceof ConfigError) throw error;
   const cause = error instanceof TypeError && error.cause !== undefined ? error.cause : error;
   throw new Error(messageOf(cause), { cause: error });
 }

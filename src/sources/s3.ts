@@ -1,6 +1,7 @@
 /** Items from the objects below an S3 prefix. An id is the key below the prefix; the order is S3's own. */
 import { ConfigError, type FailureCode } from '../errors.ts';
-import { Bucket, S3Error, type S3ErrorCode, type S3Options } from '../s3.ts';
+import { Bucket, type S3Options } from '../s3.ts';
+import { S3Error, type S3ErrorCode } from '../s3-errors.ts';
 import type { Item } from '../types.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';

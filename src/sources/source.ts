@@ -11,20 +11,24 @@ export interface Source {
 
   /**
    * Makes sure that the root can be listed. Throws ConfigError: 'no-source', 'no-bucket', 'bad-credentials',
-   * 'access-denied', 'store-unreachable'.
+   * 'access-denied', 'wrong-region', 'store-unreachable'.
    */
   probe(): Promise<void>;
 
   /**
    * Every item below the root, ordered by id (bytewise, UTF-8), page by page so that a billion are as cheap in
    * memory as a thousand. `after` (exclusive) continues a listing that was broken off. What the globs leave out is
-   * counted, never lost from sight: a page carries how many objects it skipped.
+   * counted, never lost from sight: a page carries how many objects it skipped. Throws ConfigError as `probe` does; what
+   * cannot be examined is listed all the same, with etag '' and size 0, and fails when it is read.
    */
   list(options?: { after?: string; signal?: AbortSignal }): AsyncIterable<ItemPage>;
 
   /**
-   * An item's bytes. Throws ReadError; `transient` says whether another attempt may cure it. Reads once: the lane retries.
+   * An item's bytes, in a buffer of their own, so that it can be transferred to another thread. Throws ReadError;
+   * `transient` says whether another attempt may cure it. Reads once: the lane retries.
    * An item whose etag is not what was listed is 'changed'; one over `maxBytes` is 'too-many-bytes' and is not read.
+   * Throws ConfigError where not the item but the whole source is at fault ('bad-credentials', 'no-bucket'), so that a
+   * key that expires fails a shard, not a million rows. An aborted read throws the signal's reason.
    */
   read(item: Item, options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array>;
 
@@ -34,7 +38,7 @@ export interface Source {
 
 export interface ItemPage {
   items: Item[];
-  /** Objects on this page that the globs left out. */
+  /** Objects on this page that the globs left out, or that are no files; a folder that is left out whole counts as one. */
   skipped: number;
 }
 

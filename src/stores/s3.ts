@@ -6,7 +6,8 @@
  * not atomic, the later of two writers at once replaces the earlier.
  */
 import { hash, randomUUID } from 'node:crypto';
-import { Bucket, S3Error, type S3Options } from '../s3.ts';
+import { Bucket, type S3Options } from '../s3.ts';
+import { S3Error } from '../s3-errors.ts';
 import type { ByteRange, ListedObject, ObjectFacts, Store } from './store.ts';
 
 export class S3Store implements Store {

@@ -1,7 +1,9 @@
 /**
  * Where output goes: objects under one root, created once and never changed.
  *
- * Keys are relative, '/'-separated, of [A-Za-z0-9._-] segments (src/layout.ts makes all of them).
+ * Keys are relative, '/'-separated, of [A-Za-z0-9._-] segments that do not begin with a dot (src/layout.ts makes all of
+ * them). Any method may throw ConfigError with the codes of `probe`: after `maxAttempts`, so 'store-unreachable' in the
+ * middle of a run is a failed shard like any other.
  * A member keeps these promises, and test/stores.test.ts holds every member to them:
  *   - A reader sees a whole object or none.
  *   - Of several `create` calls for one key, one wins; the object never changes afterwards.
@@ -18,8 +20,10 @@ export interface Store {
   readonly conditional: boolean;
 
   /**
-   * Makes sure that the root can be written, read and listed, and learns `conditional`. Leaves nothing behind.
-   * Throws ConfigError: 'no-bucket', 'bad-credentials', 'access-denied', 'store-unreachable', 'not-writable', 'disk-full'.
+   * Makes sure that the root can be written, read and listed, and learns `conditional`: to be called before the first
+   * `create`. Makes a missing folder, but no bucket; leaves nothing that `list` shows.
+   * Throws ConfigError: 'no-bucket', 'bad-credentials', 'access-denied', 'wrong-region', 'store-unreachable',
+   * 'not-writable', 'disk-full'.
    */
   probe(): Promise<void>;
 
@@ -29,7 +33,7 @@ export interface Store {
    */
   create(key: string, body: Uint8Array): Promise<boolean>;
 
-  /** The object's bytes, whole or `[first, first + count)`; `undefined` where there is none. */
+  /** The object's bytes, whole or `[first, first + count)` as far as it goes; `undefined` where there is none. */
   read(key: string, range?: ByteRange): Promise<Uint8Array | undefined>;
 
   /** The object's size and SHA-256 (hex), or `undefined`. S3 answers from metadata that `create` wrote. */

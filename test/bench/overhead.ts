@@ -33,7 +33,8 @@ export interface IndexTimes {
 }
 
 const main = join(import.meta.dirname, '../../src/cli/main.ts');
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+const median = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 
 export async function benchOverhead(options: {
   images: number;
@@ -57,23 +58,35 @@ export async function benchOverhead(options: {
       index.push(await timeIndex(folder, join(work, `index-${round}`), options.model));
       empty.push(await timeIndex(folder, join(work, `null-${round}`), 'null'));
       const { images, seconds } = index.at(-1) as IndexTimes;
-      console.error(`round ${round + 1}: raw ${raw.at(-1)?.toFixed(2)}, index ${(images / seconds).toFixed(2)} images/s`);
+      console.error(
+        `round ${round + 1}: raw ${raw.at(-1)?.toFixed(2)}, index ${(images / seconds).toFixed(2)} images/s`,
+      );
     }
 
     const rates = index.map(({ images, seconds }) => images / seconds);
     const whole = index.map(({ images, wholeSeconds }) => images / wholeSeconds);
     const nullRates = empty.map(({ images, seconds }) => images / seconds);
     const cores = availableParallelism();
-    console.log(`${options.model}, ${model.identity.architecture} fp32, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds}`);
+    console.log(
+      `${options.model}, ${model.identity.architecture} fp32, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds}`,
+    );
     console.table({
       'raw session.run': { 'images/s': median(raw).toFixed(2), ratio: '1' },
-      'lensmill index': { 'images/s': median(rates).toFixed(2), ratio: (median(rates) / median(raw)).toFixed(3) },
-      '… with start and model load': { 'images/s': median(whole).toFixed(2), ratio: (median(whole) / median(raw)).toFixed(3) },
+      'lensmill index': {
+        'images/s': median(rates).toFixed(2),
+        ratio: (median(rates) / median(raw)).toFixed(3),
+      },
+      '… with start and model load': {
+        'images/s': median(whole).toFixed(2),
+        ratio: (median(whole) / median(raw)).toFixed(3),
+      },
       'lensmill index, null model': { 'images/s': median(nullRates).toFixed(0), ratio: '' },
       '… per core': { 'images/s': (median(nullRates) / cores).toFixed(0), ratio: '' },
     });
     const stages = empty.at(-1) as IndexTimes;
-    console.log('stage by stage, null model, ms an image (a lane does several images at once, so waiting counts too):');
+    console.log(
+      'stage by stage, null model, ms an image (a lane does several images at once, so waiting counts too):',
+    );
     console.table(
       Object.fromEntries(
         (['fetchMs', 'decodeMs', 'inferMs', 'writeMs'] as const).map((stage) => [
@@ -108,7 +121,20 @@ export async function timeIndex(folder: string, output: string, model: string): 
   const started = performance.now();
   const { stdout, stderr } = await execa(
     process.execPath,
-    [main, 'index', folder, '--output', output, '--model', model, '--device', 'cpu', '--shard-size', '128', '--json'],
+    [
+      main,
+      'index',
+      folder,
+      '--output',
+      output,
+      '--model',
+      model,
+      '--device',
+      'cpu',
+      '--shard-size',
+      '128',
+      '--json',
+    ],
     { env: { LENSMILL_LOG_LEVEL: 'info' } },
   );
   const wholeSeconds = (performance.now() - started) / 1000;
@@ -116,8 +142,8 @@ export async function timeIndex(folder: string, output: string, model: string): 
     .split('\n')
     .filter((line) => line.startsWith('{'))
     .map((line): Record<string, number | string> => JSON.parse(line));
-  const timeOf = (msg: string): number => Date.parse(String(lines.find((line) => line['msg'] === msg)?.['time']));
-  const shards = lines.filter((line) => line['msg'] === 'shard done');
+  const timeOf = (msg: string): number => Date.parse(String(lines.find((line) => line.msg === msg)?.time));
+  const shards = lines.filter((line) => line.msg === 'shard done');
   const sum = (field: string): number => shards.reduce((total, line) => total + Number(line[field] ?? 0), 0);
   return {
     images: JSON.parse(stdout).items,

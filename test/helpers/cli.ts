@@ -1,17 +1,22 @@
 /** Runs `lensmill` as a user does: a process of its own, its exit code, what it prints. */
 import { join } from 'node:path';
-import { execa, type ResultPromise } from 'execa';
+import { execa } from 'execa';
 
 const main = join(import.meta.dirname, '../../src/cli/main.ts');
 
 /** Small and quick, and a ResNet all the same. */
 export const smallModel = 'random:0:1-1-1-1';
 
-export type CliProcess = ResultPromise<{ reject: false; env: NodeJS.ProcessEnv }>;
+export type CliProcess = ReturnType<typeof lensmill>;
 
 /** Does not reject: look at `exitCode`. Variables of the test's own environment that lensmill reads are left out. */
-export function lensmill(args: readonly string[], env: Record<string, string> = {}): CliProcess {
-  const cleared = { REDIS_URL: undefined, LENSMILL_OUTPUT: undefined, npm_lifecycle_event: undefined, AWS_REGION: undefined };
+export function lensmill(args: readonly string[], env: Record<string, string> = {}) {
+  const cleared = {
+    REDIS_URL: undefined,
+    LENSMILL_OUTPUT: undefined,
+    npm_lifecycle_event: undefined,
+    AWS_REGION: undefined,
+  };
   const all: NodeJS.ProcessEnv = { ...cleared, LENSMILL_DEVICE: 'cpu', ...env };
   return execa(process.execPath, [main, ...args], { reject: false, env: all });
 }

@@ -1,0 +1,119 @@
+/**
+ * A page of a plan, as it stands in the store. It holds `shardsPerPage` shards, the last page fewer, so shard s is on page
+ * ⌊s / shardsPerPage⌋ and nothing needs to be searched. A page is two objects:
+ *   1. page-00042-<sha256>.jsonl   its items, a line each
+ *   2. page-00042.json             its index, created second: where each shard's lines begin, and the last id listed
+ * Whoever creates the index decides the page.
+ */
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import { pageItemsKey, pageKey } from './layout.ts';
+import { decodeJson, encodeJson, type Run, type RunRequest } from './run.ts';
+import type { Store } from './stores/store.ts';
+import type { Item } from './types.ts';
+
+/** At 512 items a shard, a page is about 10 MB of lines. */
+export const shardsPerPage = 100;
+
+const pageIndex = z.object({
+  itemsKey: z.string(),
+  /** Byte range of each shard's lines. */
+  shards: z.array(z.object({ first: z.number(), count: z.number(), items: z.number() })),
+  items: z.number(),
+  bytes: z.number(),
+  skipped: z.number(),
+  /** The listing goes on after this id. */
+  lastId: z.string(),
+});
+export type PageIndex = z.infer<typeof pageIndex>;
+
+const itemLine = z.object({ id: z.string(), uri: z.string(), etag: z.string(), size: z.number() });
+
+/** A page's index, or `undefined` where nobody has written it yet. */
+export async function readPage(store: Store, run: string, page: number): Promise<PageIndex | undefined> {
+  const key = pageKey(run, page);
+  const bytes = await store.read(key);
+  return bytes && decodeJson(pageIndex, bytes, key);
+}
+
+/** The page's index, or `undefined` where another planner has written this page with other items. */
+export async function writePage(
+  store: Store,
+  { run, shardSize }: Pick<RunRequest, 'run' | 'shardSize'>,
+  page: number,
+  { items, skipped }: { items: readonly Item[]; skipped: number },
+): Promise<PageIndex | undefined> {
+  const shards: PageIndex['shards'] = [];
+  const chunks: Buffer[] = [];
+  let offset = 0;
+  for (let at = 0; at < items.length; at += shardSize) {
+    const slice = items.slice(at, at + shardSize);
+    const chunk = Buffer.from(slice.map((item) => `${JSON.stringify(item)}\n`).join(''));
+    shards.push({ first: offset, count: chunk.length, items: slice.length });
+    chunks.push(chunk);
+    offset += chunk.length;
+  }
+  const lines = Buffer.concat(chunks);
+  const itemsKey = pageItemsKey(run, page, createHash('sha256').update(lines).digest('hex'));
+  // Taken already only by the same lines: the key is their hash.
+  await store.create(itemsKey, lines);
+  const index: PageIndex = {
+    itemsKey,
+    shards,
+    items: items.length,
+    bytes: items.reduce((sum, item) => sum + item.size, 0),
+    skipped,
+    lastId: items.at(-1)?.id ?? '',
+  };
+  if (await store.create(pageKey(run, page), encodeJson(index))) return index;
+  const theirs = await readPage(store, run, page);
+  return theirs?.itemsKey === itemsKey ? theirs : undefined;
+}
+
+/** Indices kept by one reader: shards are done roughly in order, so a few suffice. */
+const keptIndices = 16;
+
+/** Reads a shard's items. Open one for a worker's whole life: it keeps the indices that it met. */
+export function openPlan(store: Store): (run: Run, shard: number) => Promise<Item[]> {
+  const indices = new Map<string, Promise<PageIndex | undefined>>();
+  const indexOf = (run: Run, page: number): Promise<PageIndex | undefined> => {
+    const key = pageKey(run.run, page);
+    let index = indices.get(key);
+    if (!index) {
+      if (indices.size >= keptIndices) indices.clear();
+      index = readPage(store, run.run, page);
+      index.catch(() => indices.delete(key));
+      indices.set(key, index);
+    }
+    return index;
+  };
+  return async (run, shard) => {
+    const index = await indexOf(run, Math.floor(shard / shardsPerPage));
+    const slice = index?.shards[shard % shardsPerPage];
+    if (!index || !slice) throw new Error(`run ${run.run} has no shard ${shard} in its plan`);
+    const lines = await store.read(index.itemsKey, { first: slice.first, count: slice.count });
+    if (!lines) throw new Error(`${index.itemsKey} is missing`);
+    return decodeItems(lines, index.itemsKey);
+  };
+}
+
+/** Every shard's number of items, in order: what parts are held against. */
+export async function* shardSizes(store: Store, run: Run): AsyncIterable<number> {
+  for (let page = 0; page < run.pages; page++) {
+    const index = await readPage(store, run.run, page);
+    if (!index) throw new Error(`${pageKey(run.run, page)} is missing`);
+    for (const shard of index.shards) yield shard.items;
+  }
+}
+
+function decodeItems(lines: Uint8Array, key: string): Item[] {
+  const text = Buffer.from(lines.buffer, lines.byteOffset, lines.byteLength).toString('utf8');
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => {
+      const parsed = itemLine.safeParse(JSON.parse(line));
+      if (!parsed.success) throw new Error(`${key} is damaged: ${z.prettifyError(parsed.error)}`);
+      return parsed.data;
+    });
+}
