@@ -58,13 +58,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       return {
         embeddings: outputs.embedding?.data as Float32Array, // the graph's own output types
         scores: outputs.scores?.data as Float32Array,
-        labels: toInt32(outputs.labels?.data as BigInt64Array | Int32Array),
+        labels: outputs.labels?.data as Int32Array,
       };
     },
     release: () => session.release(),
   };
-}
-
-function toInt32(labels: BigInt64Array | Int32Array): Int32Array {
-  return labels instanceof Int32Array ? labels : Int32Array.from(labels, Number);
 }

@@ -62,7 +62,7 @@ export function addDemoCommand(program: Command): void {
             text.slice(untrainedBanner(run).length),
             `verify  every image is exactly one row, every part is undamaged`,
             '',
-            nextSteps(store, run),
+            nextSteps(demo.settings.output ?? '', run),
           ].join('\n'),
         );
         return codeOf(success);
@@ -77,7 +77,7 @@ export function addDemoCommand(program: Command): void {
 async function chooseModel(context: Context): Promise<string> {
   if (context.settings.model !== undefined) return context.settings.model;
   try {
-    await loadModel(context);
+    await loadModel(context, { retries: 1 });
     return presets[0].name;
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
@@ -155,16 +155,15 @@ async function showResults(store: Store, run: Run, success: Success): Promise<st
   ].join('\n');
 }
 
-function nextSteps(store: Store, { run, model, source }: Run): string {
-  const from = `--output ${store.uri}`;
+function nextSteps(output: string, { run, model, source }: Run): string {
   return [
     'Next:',
     ...(model.untrained
       ? ['  npm run demo                                      # again, with a network: pretrained weights']
       : []),
     `  npm run -s lensmill -- index FOLDER --output ./index    # your own pictures`,
-    `  npm run -s lensmill -- export ${store.uri} --run ${run} --to ./rows --format jsonl`,
-    `  npm run -s lensmill -- verify ${run} ${from}`,
+    `  npm run -s lensmill -- export ${output} --run ${run} --to ./rows --format jsonl`,
+    `  npm run -s lensmill -- verify ${run} --output ${output}`,
     `The pictures are in ${source.uri}`,
   ].join('\n');
 }

@@ -5,6 +5,8 @@ import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError, messageOf } from '../errors.ts';
 import { openSession } from '../infer.ts';
 import { buildOnnx, resolveModel } from '../models/model.ts';
+import { presets } from '../models/presets.ts';
+import { hubFromEnv } from '../models/pull.ts';
 import { checkRedis } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
 import { hideSecrets, type Settings, s3OptionsOf, settingNames, settingsTable } from '../settings.ts';
@@ -120,14 +122,18 @@ async function examineDevice({ device: name, cacheDir }: Settings): Promise<Omit
 
 async function examineModel(context: Context): Promise<Omit<Finding, 'what'>> {
   try {
-    const { identity } = await loadModel(context);
+    const hub = { ...hubFromEnv(process.env), offline: true };
+    const { identity } = await loadModel(context, { hub });
     const detail = `${identity.ref}: ${identity.architecture} ${identity.precision}, fingerprint ${identity.fingerprint.slice(0, 12)}`;
     return identity.untrained
       ? { verdict: 'warning', detail: `${detail}; untrained: its labels mean nothing` }
       : { verdict: 'good', detail };
   } catch (error) {
-    if (!(error instanceof ConfigError)) throw error;
-    return { verdict: 'bad', detail: error.message };
+    if (!(error instanceof ConfigError && error.code === 'offline')) throw error;
+    return {
+      verdict: 'warning',
+      detail: `${context.settings.model ?? presets[0].name} is not downloaded yet: lensmill model pull`,
+    };
   }
 }
 

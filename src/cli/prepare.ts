@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { isRunId } from '../layout.ts';
-import { type Model, resolveModel } from '../models/model.ts';
+import { type Model, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { planRun } from '../plan.ts';
 import { claimRun, type Run, type RunRequest } from '../run.ts';
@@ -23,8 +23,11 @@ export async function openOutput(settings: Settings): Promise<Store> {
   return store;
 }
 
-/** The model of the settings, downloaded where it has to be. */
-export async function loadModel(context: Context): Promise<Model> {
+/** The model of the settings, downloaded where it has to be; `pull` says how eagerly. */
+export async function loadModel(
+  context: Context,
+  pull: Pick<ResolveOptions, 'hub' | 'retries'> = {},
+): Promise<Model> {
   const { settings, log } = context;
   const progress = reportProgress('bytes', context);
   try {
@@ -32,6 +35,7 @@ export async function loadModel(context: Context): Promise<Model> {
       cacheDir: settings.cacheDir,
       resizeMode: settings.resize,
       precision: settings.precision,
+      ...pull,
       onProgress: (done, total = done) => progress.update({ done, total }),
       onNotice: (notice) => log.warn(notice),
     });

@@ -35,7 +35,7 @@ export function summarize(
       : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
     `model   ${run.model.ref} ${run.model.precision}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
     `output  ${store.uri}/runs/${run.run}`,
-    ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} objects that no --include matches`] : []),
+    ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} that no --include matches`] : []),
   ];
   return {
     json: {

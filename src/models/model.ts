@@ -62,7 +62,7 @@ export interface Model {
   build(topK: number): OnnxModel;
 }
 
-export interface ResolveOptions extends Pick<PullOptions, 'onProgress' | 'signal'> {
+export interface ResolveOptions extends Pick<PullOptions, 'onProgress' | 'signal' | 'retries'> {
   cacheDir: string;
   resizeMode: ResizeMode;
   precision: Precision;
@@ -92,9 +92,8 @@ export async function resolveModel(ref: string, options: ResolveOptions): Promis
 export async function pullModel(ref: string, options: Omit<ResolveOptions, 'resizeMode' | 'precision'>) {
   const preset = findPreset(ref);
   if (!preset) throw unknownModel('unknown-preset', ref);
-  const { cacheDir, hub = hubFromEnv(process.env), onProgress, signal, onNotice } = options;
-  const pull = { cacheDir, hub, ...(onProgress && { onProgress }), ...(signal && { signal }) };
-  const pulled = await pullPreset(preset, pull);
+  const { hub = hubFromEnv(process.env), onNotice, ...pull } = options;
+  const pulled = await pullPreset(preset, { ...pull, hub });
   if (pulled.isPinnedNow) {
     onNotice?.(
       `the SHA-256 of ${preset.name} is not known to lensmill: ${pulled.sha256} is expected from now on`,

@@ -39,7 +39,9 @@ export interface PullOptions {
   signal?: AbortSignal;
   /** Longest silence of a server before the request is repeated. Default 30 s. */
   timeoutMs?: number;
-  /** Pause before the first of five repetitions, doubled each time. Default 1 s. */
+  /** Times that a failed request is repeated. Default 5. */
+  retries?: number;
+  /** Pause before the first repetition, doubled each time. Default 1 s. */
   retryMs?: number;
 }
 
@@ -49,8 +51,6 @@ export interface Pulled {
   /** True where this call made the SHA-256 the one to expect from now on, because nobody had named it before. */
   isPinnedNow: boolean;
 }
-
-const retries = 5;
 
 /** As huggingface_hub reads them: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Throws ConfigError 'bad-setting'. */
 export function hubFromEnv(env: NodeJS.ProcessEnv): Hub {
@@ -111,6 +111,7 @@ interface Part {
 }
 
 async function download(url: string, path: string, preset: Preset, options: PullOptions): Promise<void> {
+  const { retries = 5, retryMs = 1000 } = options;
   const part = (await takeOverPart(path)) ?? { path: partPath(path, ''), etag: '', bytes: 0 };
   let isInherited = part.bytes > 0;
   const attempt = async () => {
@@ -130,7 +131,7 @@ async function download(url: string, path: string, preset: Preset, options: Pull
   try {
     await pRetry(attempt, {
       retries,
-      minTimeout: options.retryMs ?? 1000,
+      minTimeout: retryMs,
       randomize: true,
       ...(options.signal && { signal: options.signal }),
       shouldRetry: ({ error }) => !(error instanceof ConfigError),
