@@ -81,12 +81,24 @@ function refuse(header: Metadata, maxPixels: number): Failure | undefined {
   if (format === 'heif' && compression !== 'av1') {
     return { error: 'unsupported-format', message: `HEIF with ${compression}; only AV1 can be decoded` };
   }
-  // sharp's `raw` clips 16-bit CMYK at 255, where of 16-bit RGB it takes the high byte.
-  if (space === 'cmyk' && depth !== 'uchar') {
-    return { error: 'unsupported-format', message: `CMYK of type ${depth}; only 8 bits can be decoded` };
+  if (COLOURS[space] !== depth) {
+    const message = `${format} of ${depth} in ${space}; 8- and 16-bit grey and RGB and 8-bit CMYK can be decoded`;
+    return { error: 'unsupported-format', message };
   }
   return undefined;
 }
+
+/**
+ * Colour space to channel type, as libvips names them. Of two other kinds sharp would make a picture, and a wrong one:
+ * 16-bit CMYK is clipped at 255 (16-bit RGB gives its high byte), and what range floats have is anyone's guess.
+ */
+const COLOURS: Record<string, string> = {
+  srgb: 'uchar',
+  'b-w': 'uchar',
+  rgb16: 'ushort',
+  grey16: 'ushort',
+  cmyk: 'uchar',
+};
 
 async function decodeRgb(bytes: Uint8Array): Promise<Uint8Array> {
   return rawOf(sharp(bytes, INPUT).toColourspace('srgb').removeAlpha(), 3);

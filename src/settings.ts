@@ -231,7 +231,7 @@ export const settingsTable = {
   logLevel: setting({
     flag: '--log-level <level>',
     env: 'LENSMILL_LOG_LEVEL',
-    help: 'debug, info, warn, error or silent',
+    help: 'debug, info, warn, error or silent; on a terminal warn, unless it is set',
     parse: z.enum(['debug', 'info', 'warn', 'error', 'silent']),
     default: 'info',
   }),

@@ -103,6 +103,8 @@ function reportError(error: unknown, context: Context | undefined): ExitCode {
 
 function openContext({ values, origins }: ResolvedSettings): Context {
   const terminal = openTerminal(process.stderr);
+  // On a terminal the live line tells the same, unless somebody asked for the log.
+  if (terminal.isLive && origins.logLevel === 'default') values.logLevel = 'warn';
   let interrupt: AbortController | undefined;
   return {
     settings: values,

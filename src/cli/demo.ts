@@ -36,33 +36,26 @@ export function addDemoCommand(program: Command): void {
     examples: ['npm run demo', 'npm run demo -- ~/Pictures'],
     async act(context, [folder]) {
       const { settings } = context;
-      const source = folder ?? join(settings.cacheDir, 'photographs');
-      const demo: Context = {
-        ...context,
-        settings: {
-          ...settings,
-          output: settings.output ?? 'demo-output',
-          model: await chooseModel(context),
-        },
-        interrupted: context.interrupted,
-      };
-      const store = await openOutput(demo.settings);
+      settings.output ??= 'demo-output';
+      settings.model ??= await chooseModel(context);
+      const store = await openOutput(settings);
       try {
-        const run = await planOnce(demo, store, source);
-        const started = performance.now();
-        const success = (await findSuccess(store, run.run)) ?? (await driveRun(demo, store, run));
+        const run = await planOnce(context, store, folder ?? join(settings.cacheDir, 'photographs'));
+        const earlier = await findSuccess(store, run.run);
+        const driven = earlier ? undefined : await driveRun(context, store, run);
+        const success = earlier ?? driven?.success;
         if (!success) return interruptedCode(context.interrupted);
-        const verification = await verifyRun(store, run, success);
-        if (verification.problems.length > 0) throw new Error(`verify: ${verification.problems.join('; ')}`);
-        const { json, text } = summarize(store, run, success, performance.now() - started);
+        const { problems } = await verifyRun(store, run, success);
+        if (problems.length > 0) throw new Error(`verify: ${problems.join('; ')}`);
+        const { json, text } = summarize(store, run, success, driven);
         context.print(
           { ...json, verified: true },
           [
             await showResults(store, run, success),
             text.slice(untrainedBanner(run).length),
-            `verify  every image is exactly one row, every part is undamaged`,
+            'verify  every image is exactly one row, every part is undamaged',
             '',
-            nextSteps(demo.settings.output ?? '', run),
+            nextSteps(settings.output, run),
           ].join('\n'),
         );
         return codeOf(success);
@@ -75,7 +68,6 @@ export function addDemoCommand(program: Command): void {
 
 /** The default preset where it can be had; else random weights, loudly. */
 async function chooseModel(context: Context): Promise<string> {
-  if (context.settings.model !== undefined) return context.settings.model;
   try {
     await loadModel(context, { retries: 1 });
     return presets[0].name;

@@ -32,8 +32,16 @@ export function queueOf(settings: Settings, store: Store): string {
   return settings.queue ?? queueNameOf(store.uri);
 }
 
-/** The run's success, or `undefined` when interrupted. Throws when shards failed for good, or the worker did. */
-export async function driveRun(context: Context, store: Store, run: Run): Promise<Success | undefined> {
+export interface DrivenRun {
+  success: Success;
+  /** What the local worker ran on. */
+  device: string;
+  elapsedMs: number;
+}
+
+/** The finished run, or `undefined` when interrupted. Throws when shards failed for good, or the worker did. */
+export async function driveRun(context: Context, store: Store, run: Run): Promise<DrivenRun | undefined> {
+  const started = performance.now();
   const { settings, log, terminal, interrupted } = context;
   const redis = await openRedis(settings);
   const name = queueOf(settings, store);
@@ -46,15 +54,16 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
   interrupted.addEventListener('abort', stop);
   const enqueueing = new AbortController();
   try {
-    await worker.ready;
+    const { device } = await worker.ready;
     const enqueued = enqueueMissing(queue, store, run, { ...settings, signal: enqueueing.signal });
     const finished = awaitSuccess(context, queue, store, run, enqueueing.signal);
-    return await Promise.race([
+    // The other two end the run only by failing.
+    const success = await Promise.race([
       finished,
-      // These two end the run only by failing.
       enqueued.then(() => finished),
       worker.ended.then(() => undefined),
     ]);
+    return success && { success, device, elapsedMs: performance.now() - started };
   } catch (error) {
     if (interrupted.aborted) return undefined;
     throw error;

@@ -60,13 +60,12 @@ export function addIndexCommand(program: Command): void {
 
 /** Drives a planned run to its end and reports it. */
 export async function finishRun(context: Context, store: Store, run: Run): Promise<ExitCode> {
-  const started = performance.now();
-  const success = await driveRun(context, store, run);
-  if (!success) {
+  const driven = await driveRun(context, store, run);
+  if (!driven) {
     process.stderr.write(`stopped; go on with: lensmill resume ${run.run} --output ${store.uri}\n`);
     return interruptedCode(context.interrupted);
   }
-  const { json, text } = summarize(store, run, success, performance.now() - started);
+  const { json, text } = summarize(store, run, driven.success, driven);
   context.print(json, text);
-  return codeOf(success);
+  return codeOf(driven.success);
 }

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { describeModel, pullModel, writeOnnx, writeSafetensors } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
-import { addCommand, type Context, exitCodes } from './command.ts';
+import { addCommand, exitCodes } from './command.ts';
 import { loadModel } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
@@ -25,7 +25,7 @@ export function addModelCommands(program: Command): void {
         context.print(presets, presets.map(presetLine).join('\n'));
         return exitCodes.done;
       }
-      const description = describeModel(await loadModel(withModel(context, ref)));
+      const description = describeModel(await loadModel(context, { ref }));
       const { preprocessing, parameters, gmac, ops, accuracy, license, ...identity } = description;
       const lines = [
         `model          ${identity.ref}${identity.untrained ? '  (UNTRAINED: its labels mean nothing)' : ''}`,
@@ -95,7 +95,7 @@ export function addModelCommands(program: Command): void {
           'say what to write: --onnx FILE, --safetensors FILE, or both',
         );
       }
-      const loaded = await loadModel(withModel(context, ref));
+      const loaded = await loadModel(context, { ref });
       const files: string[] = [];
       if (typeof onnx === 'string') {
         await writeOnnx(loaded, onnx, { topK: context.settings.topK });
@@ -110,10 +110,6 @@ export function addModelCommands(program: Command): void {
       return exitCodes.done;
     },
   });
-}
-
-function withModel(context: Context, model: string): Context {
-  return { ...context, settings: { ...context.settings, model } };
 }
 
 function presetLine({

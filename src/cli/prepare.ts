@@ -23,15 +23,16 @@ export async function openOutput(settings: Settings): Promise<Store> {
   return store;
 }
 
-/** The model of the settings, downloaded where it has to be; `pull` says how eagerly. */
+/** The model of the settings, or `ref`, downloaded where it has to be; `pull` says how eagerly. */
 export async function loadModel(
   context: Context,
-  pull: Pick<ResolveOptions, 'hub' | 'retries'> = {},
+  options: { ref?: string } & Pick<ResolveOptions, 'hub' | 'retries'> = {},
 ): Promise<Model> {
   const { settings, log } = context;
+  const { ref = settings.model ?? presets[0].name, ...pull } = options;
   const progress = reportProgress('bytes', context);
   try {
-    return await resolveModel(settings.model ?? presets[0].name, {
+    return await resolveModel(ref, {
       cacheDir: settings.cacheDir,
       resizeMode: settings.resize,
       precision: settings.precision,

@@ -14,14 +14,15 @@ export function untrainedBanner(run: Pick<Run, 'model'>): string {
   return `${framed.map((line) => pc.bold(pc.yellow(line))).join('\n')}\n`;
 }
 
+/** `work` where this command did it, and not an earlier one. */
 export function summarize(
   store: Store,
   run: Run,
   success: Success,
-  elapsedMs?: number,
+  work?: { elapsedMs: number; device: string },
 ): { json: object; text: string } {
   const { items, ok, failed, failures } = success;
-  const seconds = elapsedMs === undefined ? undefined : elapsedMs / 1000;
+  const seconds = work && work.elapsedMs / 1000;
   const reasons = Object.entries(failures)
     .toSorted(([, a], [, b]) => b - a)
     .map(([code, count]) => `${count} ${code}`)
@@ -33,7 +34,7 @@ export function summarize(
     ...(seconds === undefined
       ? []
       : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
-    `model   ${run.model.ref} ${run.model.precision}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
+    `model   ${run.model.ref} ${run.model.precision}${work ? ` on ${work.device}` : ''}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
     `output  ${store.uri}/runs/${run.run}`,
     ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} that no --include matches`] : []),
   ];
@@ -50,7 +51,7 @@ export function summarize(
       failed,
       failures,
       skipped: run.skipped,
-      ...(seconds !== undefined && { seconds, imagesPerSecond: items / seconds }),
+      ...(work && seconds && { device: work.device, seconds, imagesPerSecond: items / seconds }),
     },
     text: `${untrainedBanner(run)}${lines.join('\n')}`,
   };
