@@ -31,7 +31,7 @@ export function cropGeometry(
 
 /**
  * Resizes and crops `pixels` (height × width × 3, uint8) into `target` (crop × crop × 3, uint8).
- * 1.3 ms for 500 × 375 → 224 (test/bench/decode.ts).
+ * 1.2 ms for a photograph of 0.19 megapixels (test/bench/decode.ts).
  */
 export function resampleCrop(
   pixels: Uint8Array,
@@ -86,10 +86,8 @@ const KERNEL = {
 };
 
 function cropAxis(size: number, crop: number): CropAxis {
-  const first = roundHalfToEven((size - crop) / 2);
-  return size < crop
-    ? { size, first: 0, count: size, at: Math.floor((crop - size) / 2) }
-    : { size, first, count: crop, at: 0 };
+  if (size < crop) return { size, first: 0, count: size, at: Math.floor((crop - size) / 2) };
+  return { size, first: roundHalfToEven((size - crop) / 2), count: crop, at: 0 };
 }
 
 function roundHalfToEven(value: number): number {

@@ -25,7 +25,10 @@ export async function makePhotoArchive(folder: string, count: number): Promise<v
       const round = Math.floor(n / large.length);
       const rounds = Math.max(1, Math.ceil(count / large.length) - 1);
       const scale = 1 - 0.5 * (round / rounds);
-      const cut = { width: Math.floor(Math.min(w, (h * 4) / 3) * scale), height: Math.floor(Math.min(h, (w * 3) / 4) * scale) };
+      const cut = {
+        width: Math.floor(Math.min(w, (h * 4) / 3) * scale),
+        height: Math.floor(Math.min(h, (w * 3) / 4) * scale),
+      };
       const left = Math.floor(((w - cut.width) * (round % 7)) / 6);
       const top = Math.floor(((h - cut.height) * (round % 5)) / 4);
       const jpeg = await sharp(path)
