@@ -24,5 +24,5 @@ export function whyNoCuda(): string | undefined {
   );
   const library = join(folder, 'napi-v6', process.platform, process.arch, 'libonnxruntime_providers_cuda.so');
   if (existsSync(library)) return undefined;
-  return "ONNX Runtime's CUDA libraries are not installed: `ONNXRUNTIME_NODE_INSTALL=true npm rebuild onnxruntime-node`";
+  return "ONNX Runtime's CUDA libraries are not installed: `ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js`";
 }
