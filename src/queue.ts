@@ -134,7 +134,8 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
 
   return {
     async enqueue(run, shards, { highWater, attempts, signal }) {
-      const chunkSize = Math.min(enqueueChunk, highWater);
+      // From half the mark, one chunk must not go over it.
+      const chunkSize = Math.min(enqueueChunk, Math.ceil(highWater / 2));
       let chunk: number[] = [];
       const flush = async (): Promise<void> => {
         if ((await waiting()) + chunk.length > highWater) {

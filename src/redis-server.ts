@@ -8,7 +8,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,8 +27,10 @@ export interface PrivateRedis {
 const startMs = 10_000;
 const howToInstall = '`apt-get install redis-server` (macOS: `brew install redis`), or set REDIS_URL';
 
-// The shell says the server's pid. A job in the background has no standard input of its own, hence descriptor 3.
+// The shell says the server's pid, and removes the folder, $0. A job in the background has no standard input of its own,
+// hence descriptor 3.
 const script = `
+trap 'command -p rm -rf "$0"' EXIT
 command -v redis-server >/dev/null || exit 127
 exec 3<&0
 redis-server "$@" >&2 & pid=$!
@@ -51,7 +53,7 @@ export async function startPrivateRedis(): Promise<PrivateRedis> {
     'maxmemory-policy': 'noeviction',
   };
   const args = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const shell = spawn('/bin/sh', ['-c', script, 'redis', ...args], {
+  const shell = spawn('/bin/sh', ['-c', script, folder, ...args], {
     detached: true,
     stdio: ['pipe', 'pipe', 'pipe'],
   });
@@ -67,7 +69,6 @@ export async function startPrivateRedis(): Promise<PrivateRedis> {
     shell.ref();
     shell.stdin.end();
     await ended;
-    await rm(folder, { recursive: true, force: true });
   };
 
   const pid = once(shell.stdout, 'data').then(([chunk]) => Number(String(chunk)));

@@ -1,7 +1,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { checkRedis } from '../src/queue.ts';
@@ -16,13 +16,14 @@ test('a private Redis answers, keeps what it holds, and is gone when closed', as
   expect(isAlive(redis.pid)).toBe(false);
 });
 
-test('a private Redis does not outlive a process that was killed', async () => {
+test('a private Redis does not outlive a process that was killed, nor do its files', async () => {
   const owner = fork(join(import.meta.dirname, 'helpers/redis-owner.ts'), { stdio: 'ignore' });
-  const [{ pid }] = (await once(owner, 'message')) as [{ pid: number }];
+  const [{ pid, url }] = (await once(owner, 'message')) as [{ pid: number; url: string }];
   expect(isAlive(pid)).toBe(true);
   owner.kill('SIGKILL');
-  for (let waited = 0; isAlive(pid) && waited < 5_000; waited += 20) await sleep(20);
-  expect(isAlive(pid)).toBe(false);
+  const isThere = (): boolean => isAlive(pid) || existsSync(dirname(url));
+  for (let waited = 0; isThere() && waited < 5_000; waited += 20) await sleep(20);
+  expect(isThere()).toBe(false);
 });
 
 test('without redis-server on the PATH, the error names the command that installs it', async () => {

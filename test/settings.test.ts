@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import {
@@ -59,4 +59,16 @@ test('a settings file with an unknown name is refused: a typing mistake is no si
 test('passwords are not printed', () => {
   expect(hideSecrets('rediss://user:s3cret@host:6379/1')).toBe('rediss://user:***@host:6379/1');
   expect(hideSecrets('/tmp/redis.sock')).toBe('/tmp/redis.sock');
+});
+
+test("the README's table is this table: on failure, paste what is expected", () => {
+  const readme = readFileSync(join(import.meta.dirname, '../README.md'), 'utf8');
+  const rows = settingNames.map((name) => {
+    const { flag, env, help, default: byDefault = '' } = settingsTable[name];
+    const shown = name === 'cacheDir' ? '~/.cache/lensmill' : byDefault;
+    return `| \`${flag}\` | \`${env}\` | \`${name}\` | ${shown} | ${help.replaceAll('|', '\\|')} |`;
+  });
+  expect(readme).toContain(
+    ['| flag | environment | file | default | |', '|---|---|---|---|---|', ...rows].join('\n'),
+  );
 });

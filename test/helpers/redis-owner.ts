@@ -1,6 +1,6 @@
-/** A process that owns a private Redis, says its pid, and waits to be killed. */
+/** A process that owns a private Redis, says where, and waits to be killed. */
 import { startPrivateRedis } from '../../src/redis-server.ts';
 
-const { pid } = await startPrivateRedis();
-process.send?.({ pid });
+const { pid, url } = await startPrivateRedis();
+process.send?.({ pid, url });
 setInterval(() => undefined, 1_000);

@@ -1,0 +1,50 @@
+/** The S3 server of the tests: Ceph's gateway, started once by the global setup for whichever test asks first. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { inject } from 'vitest';
+
+export interface S3Server {
+  endpoint: string;
+  region: string;
+  accessKeyId: string;
+  secretAccessKey: string;
+  /** A user who may do nothing with the buckets of the first. */
+  stranger: { accessKeyId: string; secretAccessKey: string };
+}
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** A GET is answered with the S3Server as JSON, once it serves. */
+    s3Door: string;
+  }
+}
+
+/** Starts a private radosgw: 8 s, 250 MB of memory. Ours until closed; it ends, and its files go, when we are killed. */
+export async function startRadosgw(): Promise<S3Server & { close(): Promise<void> }> {
+  // Its own process group: Ctrl-C is for vitest, which then closes us.
+  const shell = spawn('bash', [join(import.meta.dirname, 'radosgw.sh')], { detached: true });
+  const closed = once(shell, 'close');
+  const complaint = text(shell.stderr);
+  shell.stdout.setEncoding('utf8');
+  const [line] = await Promise.race([once(shell.stdout, 'data'), closed.then(() => [undefined])]);
+  if (typeof line !== 'string') throw new Error(`radosgw did not start:\n${await complaint}`);
+  return {
+    ...JSON.parse(line),
+    close: async () => {
+      shell.stdin.end();
+      await closed;
+    },
+  };
+}
+
+/** For tests: the run's S3 server. Also puts its keys where the program and the processes it starts look for them. */
+export async function useRadosgw(): Promise<S3Server> {
+  const reply = await fetch(inject('s3Door'));
+  if (!reply.ok) throw new Error(await reply.text());
+  const server = (await reply.json()) as S3Server;
+  process.env.AWS_ACCESS_KEY_ID = server.accessKeyId;
+  process.env.AWS_SECRET_ACCESS_KEY = server.secretAccessKey;
+  return server;
+}
