@@ -17,7 +17,7 @@ export interface SessionOptions {
   batch: number;
   /** Side of the crop in pixels. */
   crop: number;
-  /** Cores for a CPU device; 0 leaves it to ONNX Runtime. */
+  /** Threads of this session on a CPU device. */
   threads: number;
 }
 
@@ -36,7 +36,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       executionProviders: [device.provider as InferenceSession.ExecutionProviderConfig],
       graphOptimizationLevel: 'all',
       freeDimensionOverrides: { N: batch },
-      ...(threads > 0 && { intraOpNumThreads: threads }),
+      intraOpNumThreads: threads,
       extra: {
         session: {
           // Idle threads of the pool would spin on cores that the lanes decode on.

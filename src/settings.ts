@@ -119,7 +119,7 @@ export const settingsTable = {
   threads: setting({
     flag: '--threads <n>',
     env: 'LENSMILL_THREADS',
-    help: "cores for the model on a CPU; 0: all of this process's",
+    help: 'threads of all sessions together on a CPU; 0: one per core of this process',
     parse: countOrZero,
     default: '0',
   }),
@@ -130,10 +130,17 @@ export const settingsTable = {
     parse: countOrZero.max(4096),
     default: '0',
   }),
+  sessions: setting({
+    flag: '--sessions <n>',
+    env: 'LENSMILL_SESSIONS',
+    help: 'models side by side on the device, each with its own memory (0.6 GB for ResNet-152 in fp32); 0: 2 on a CPU, 1 on a GPU',
+    parse: countOrZero.max(64),
+    default: '0',
+  }),
   lanes: setting({
     flag: '--lanes <n>',
     env: 'LENSMILL_LANES',
-    help: 'threads that fetch and decode; 0: one on a CPU device, one per core but one beside a GPU',
+    help: 'threads that fetch and decode; 0: two, or one per sixteen cores, on a CPU device; one per core beside a GPU',
     parse: countOrZero.max(256),
     default: '0',
   }),

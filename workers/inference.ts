@@ -1,4 +1,4 @@
-/** The inference thread: owns the one session, and is blocked by it while the model runs. */
+/** An inference thread: owns one session, and is blocked by it while the model runs. */
 import { workerData } from 'node:worker_threads';
 import { openSession, type Session, type SessionOptions } from '../src/infer.ts';
 import type { BatchResult } from '../src/types.ts';
@@ -16,22 +16,30 @@ export type InferenceReply = (BatchResult & { inferMs: number; waitedMs: number 
 const { slots, ...options } = workerData as InferenceOptions;
 let session: Session | undefined;
 let idleSince = 0;
+let last: Promise<unknown> = Promise.resolve();
 
 serveThread<InferenceRequest, InferenceReply>(
-  async (request) => {
-    if (request.kind === 'open') {
-      session = await openSession(options);
-      await session.run(new Uint8Array(options.batch * options.crop ** 2 * 3));
-      idleSince = performance.now();
-      return undefined;
-    }
-    const pixels = slots[request.slot];
-    if (!session || !pixels) throw new Error(`no session, or no slot ${request.slot}: this is a bug`);
-    const started = performance.now();
-    const waitedMs = started - idleSince;
-    const result = await session.run(new Uint8Array(pixels));
-    idleSince = performance.now();
-    return { ...result, inferMs: idleSince - started, waitedMs };
+  (request) => {
+    // `run` returns before it blocks; without a line of its own, two batches would be timed as one.
+    const answer = last.then(() => (request.kind === 'open' ? open() : infer(request.slot)));
+    last = answer.catch(() => undefined);
+    return answer;
   },
   async () => session?.release(),
 );
+
+async function open(): Promise<undefined> {
+  session = await openSession(options);
+  await session.run(new Uint8Array(options.batch * options.crop ** 2 * 3));
+  idleSince = performance.now();
+}
+
+async function infer(slot: number): Promise<InferenceReply> {
+  const pixels = slots[slot];
+  if (!session || !pixels) throw new Error(`no session, or no slot ${slot}: this is a bug`);
+  const started = performance.now();
+  const waitedMs = started - idleSince;
+  const result = await session.run(new Uint8Array(pixels));
+  idleSince = performance.now();
+  return { ...result, inferMs: idleSince - started, waitedMs };
+}

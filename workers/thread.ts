@@ -71,6 +71,40 @@ export function openThread<Request, Reply>(
   };
 }
 
+export interface Threads<Request, Reply> {
+  /** To the one with the fewest calls under way. */
+  callOne(request: Request): Promise<Reply>;
+  callAll(request: Request): Promise<Reply[]>;
+  close(): Promise<void>;
+}
+
+/** Several threads of one kind, opened alike. */
+export function openThreads<Request, Reply>(
+  name: 'lane' | 'inference',
+  count: number,
+  workerData: unknown,
+): Threads<Request, Reply> {
+  const members = Array.from({ length: count }, () => ({
+    thread: openThread<Request, Reply>(name, workerData),
+    calls: 0,
+  }));
+  return {
+    async callOne(request) {
+      const member = members.reduce((least, other) => (other.calls < least.calls ? other : least));
+      member.calls += 1;
+      try {
+        return await member.thread.call(request);
+      } finally {
+        member.calls -= 1;
+      }
+    },
+    callAll: (request) => Promise.all(members.map(({ thread }) => thread.call(request))),
+    async close() {
+      await Promise.all(members.map(({ thread }) => thread.close()));
+    },
+  };
+}
+
 /** The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. */
 export function serveThread<Request, Reply>(
   handle: (request: Request) => Promise<Reply>,

@@ -31,6 +31,7 @@ export type WorkerSettings = Pick<
   | 'device'
   | 'batch'
   | 'lanes'
+  | 'sessions'
   | 'threads'
   | 'reads'
   | 'readTimeoutMs'

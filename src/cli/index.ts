@@ -27,6 +27,7 @@ export const workSettings: readonly SettingName[] = [
   'device',
   'batch',
   'threads',
+  'sessions',
   'lanes',
   'reads',
   'readTimeoutMs',

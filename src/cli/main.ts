@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The `lensmill` command. */
 import { Command } from 'commander';
+import { errnoOf } from '../errno.ts';
 import { version } from '../version.ts';
 import { exitCodes } from './command.ts';
 import { addDemoCommand } from './demo.ts';
@@ -17,6 +18,12 @@ import { addWorkCommand } from './work.ts';
 // `npm run` stands in the project's folder; paths are relative to where the user stands.
 const { npm_lifecycle_event: script, INIT_CWD: userFolder } = process.env;
 if ((script === 'lensmill' || script === 'demo') && userFolder) process.chdir(userFolder);
+
+// `lensmill … | head` is no failure.
+process.stdout.on('error', (error) => {
+  if (errnoOf(error) !== 'EPIPE') throw error;
+  process.exit();
+});
 
 const program = new Command('lensmill')
   .description(

@@ -10,6 +10,7 @@ export function cuda(deviceId: number): Device {
     name: `cuda:${deviceId}`,
     provider: { name: 'cuda', deviceId },
     batch: 64,
+    sessions: 1,
     // A GPU embeds faster than any number of cores decodes.
     lanesPerCore: 1,
   };

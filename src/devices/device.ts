@@ -12,6 +12,8 @@ export interface Device {
   readonly provider: { name: string; deviceId?: number };
   /** Images per step. */
   readonly batch: number;
-  /** Threads that fetch and decode, per core of the machine; at least one is started. */
+  /** Sessions side by side, each in a thread of its own; they share the device's cores, but not its memory. */
+  readonly sessions: number;
+  /** Threads that fetch and decode, per core of the machine; at least two are started. */
   readonly lanesPerCore: number;
 }

@@ -1,12 +1,13 @@
 /**
  * What the program costs beside the model.
  *
- *   raw         `session.run` on one batch of pixels again and again: nothing that uses this session is faster
+ *   raw         `session.run` on ready pixels, again and again: one session with all cores, and two with half of them each
  *   index       `lensmill index` over real photographs, from the loaded model to `_SUCCESS.json`
  *   index null  the same with a model that costs nothing: everything that is not the model, per core
  *
- * raw and index take turns, so that both meet the machine's moods; the ratio is of their medians.
- * node test/bench/overhead.ts [--images 480] [--rounds 3] [--model random:0] [FOLDER]
+ * A machine's speed drifts from minute to minute. So raw is measured before and after each index, the ratio is taken to
+ * the mean of the two (of the better arrangement), and the median ratio is what counts.
+ * node test/bench/overhead.ts [--images 480] [--rounds 5] [--model random:0] [FOLDER]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -14,9 +15,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { execa } from 'execa';
 import { cpu } from '../../src/devices/cpu.ts';
-import { openSession } from '../../src/infer.ts';
 import { buildOnnx, resolveModel } from '../../src/models/model.ts';
 import { resolveSettings } from '../../src/settings.ts';
+import type { InferenceOptions, InferenceReply, InferenceRequest } from '../../workers/inference.ts';
+import { openThreads } from '../../workers/thread.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
 
 export interface IndexTimes {
@@ -50,40 +52,50 @@ export async function benchOverhead(options: {
     const model = await resolveModel(options.model, { cacheDir, resizeMode: 'exact', precision: 'fp32' });
     const modelPath = await buildOnnx(model, { topK: 5 });
 
-    const raw: number[] = [];
-    const index: IndexTimes[] = [];
-    const empty: IndexTimes[] = [];
+    const rawRates = async (): Promise<Rates> => ({
+      one: await rawRate(modelPath, model.identity.preprocessing.crop, 1),
+      two: await rawRate(modelPath, model.identity.preprocessing.crop, 2),
+    });
+    const rounds: { one: number; two: number; index: number; whole: number; ratio: number }[] = [];
+    let times: IndexTimes | undefined;
+    let before = await rawRates();
     for (let round = 0; round < options.rounds; round++) {
-      raw.push(await rawRate(modelPath, model.identity.preprocessing.crop));
-      index.push(await timeIndex(folder, join(work, `index-${round}`), options.model));
-      empty.push(await timeIndex(folder, join(work, `null-${round}`), 'null'));
-      const { images, seconds } = index.at(-1) as IndexTimes;
+      times = await timeIndex(folder, join(work, `index-${round}`), options.model);
+      const after = await rawRates();
+      const one = (before.one + after.one) / 2;
+      const two = (before.two + after.two) / 2;
+      const index = times.images / times.seconds;
+      rounds.push({
+        one,
+        two,
+        index,
+        whole: times.images / times.wholeSeconds,
+        ratio: index / Math.max(one, two),
+      });
       console.error(
-        `round ${round + 1}: raw ${raw.at(-1)?.toFixed(2)}, index ${(images / seconds).toFixed(2)} images/s`,
+        `round ${round + 1}: raw ${one.toFixed(2)} | ${two.toFixed(2)}, index ${index.toFixed(2)} images/s`,
       );
+      before = after;
     }
+    const empty = await timeIndex(folder, join(work, 'null'), 'null');
 
-    const rates = index.map(({ images, seconds }) => images / seconds);
-    const whole = index.map(({ images, wholeSeconds }) => images / wholeSeconds);
-    const nullRates = empty.map(({ images, seconds }) => images / seconds);
     const cores = availableParallelism();
+    const of = (field: keyof (typeof rounds)[number]): number => median(rounds.map((round) => round[field]));
+    const row = (rate: number, ratio?: number) => ({
+      'images/s': rate.toFixed(1),
+      ratio: ratio?.toFixed(3) ?? '',
+    });
     console.log(
-      `${options.model}, ${model.identity.architecture} fp32, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds}`,
+      `${options.model}, ${model.identity.architecture} fp32, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds} rounds`,
     );
     console.table({
-      'raw session.run': { 'images/s': median(raw).toFixed(2), ratio: '1' },
-      'lensmill index': {
-        'images/s': median(rates).toFixed(2),
-        ratio: (median(rates) / median(raw)).toFixed(3),
-      },
-      '… with start and model load': {
-        'images/s': median(whole).toFixed(2),
-        ratio: (median(whole) / median(raw)).toFixed(3),
-      },
-      'lensmill index, null model': { 'images/s': median(nullRates).toFixed(0), ratio: '' },
-      '… per core': { 'images/s': (median(nullRates) / cores).toFixed(0), ratio: '' },
+      'raw session.run, 1 session': row(of('one')),
+      'raw session.run, 2 sessions': row(of('two')),
+      'lensmill index': row(of('index'), of('ratio')),
+      '… from typing it to the prompt': row(of('whole')),
+      'lensmill index, null model': row(empty.images / empty.seconds),
+      '… per core': row(empty.images / empty.seconds / cores),
     });
-    const stages = empty.at(-1) as IndexTimes;
     console.log(
       'stage by stage, null model, ms an image (a lane does several images at once, so waiting counts too):',
     );
@@ -91,7 +103,7 @@ export async function benchOverhead(options: {
       Object.fromEntries(
         (['fetchMs', 'decodeMs', 'inferMs', 'writeMs'] as const).map((stage) => [
           stage.slice(0, -2),
-          { 'ms/image': (stages[stage] / stages.images).toFixed(2) },
+          { 'ms/image': (empty[stage] / empty.images).toFixed(2) },
         ]),
       ),
     );
@@ -100,19 +112,31 @@ export async function benchOverhead(options: {
   }
 }
 
-/** Images per second of the session that the worker also opens, for about 15 s. */
-async function rawRate(modelPath: string, crop: number): Promise<number> {
-  const session = await openSession({ modelPath, device: cpu, batch: cpu.batch, crop, threads: 0 });
-  const pixels = new Uint8Array(cpu.batch * crop * crop * 3).map((_, i) => (i * 31) & 255);
-  await session.run(pixels);
+interface Rates {
+  one: number;
+  two: number;
+}
+
+/** Images per second of `count` sessions that share the cores, each fed without a pause, for about 8 s. */
+async function rawRate(modelPath: string, crop: number, count: number): Promise<number> {
+  const slots = Array.from({ length: count }, () => new SharedArrayBuffer(cpu.batch * crop * crop * 3));
+  for (const slot of slots) crypto.getRandomValues(new Uint8Array(slot).subarray(0, 65_536));
+  const threads = Math.max(1, Math.floor(availableParallelism() / count));
+  const options: InferenceOptions = { slots, modelPath, device: cpu, batch: cpu.batch, crop, threads };
+  const sessions = openThreads<InferenceRequest, InferenceReply>('inference', count, options);
+  await sessions.callAll({ kind: 'open' });
   const started = performance.now();
   let images = 0;
-  while (performance.now() - started < 15_000) {
-    await session.run(pixels);
-    images += cpu.batch;
-  }
+  const feed = async (): Promise<void> => {
+    while (performance.now() - started < 8_000) {
+      await sessions.callOne({ kind: 'infer', slot: 0 });
+      images += cpu.batch;
+    }
+  };
+  // Two calls a session, so that one waits while the other runs.
+  await Promise.all(Array.from({ length: 2 * count }, feed));
   const rate = (images * 1000) / (performance.now() - started);
-  await session.release();
+  await sessions.close();
   return rate;
 }
 
@@ -160,7 +184,7 @@ if (import.meta.main) {
   const { values, positionals } = parseArgs({
     options: {
       images: { type: 'string', default: '480' },
-      rounds: { type: 'string', default: '3' },
+      rounds: { type: 'string', default: '5' },
       model: { type: 'string', default: 'random:0' },
     },
     allowPositionals: true,
