@@ -8,7 +8,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { pageItemsKey, pageKey } from './layout.ts';
-import { decodeJson, encodeJson, type Run, type RunRequest } from './run.ts';
+import { encodeJson, type Run, type RunRequest, readJson } from './run.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
 
@@ -31,9 +31,7 @@ const itemLine = z.object({ id: z.string(), uri: z.string(), etag: z.string(), s
 
 /** A page's index, or `undefined` where nobody has written it yet. */
 export async function readPage(store: Store, run: string, page: number): Promise<PageIndex | undefined> {
-  const key = pageKey(run, page);
-  const bytes = await store.read(key);
-  return bytes && decodeJson(pageIndex, bytes, key);
+  return readJson(store, pageIndex, pageKey(run, page));
 }
 
 /** The page's index, or `undefined` where another planner has written this page with other items. */

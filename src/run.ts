@@ -76,8 +76,7 @@ export async function claimRun(store: Store, request: RunRequest): Promise<void>
 }
 
 export async function findRequest(store: Store, id: string): Promise<RunRequest | undefined> {
-  const bytes = await store.read(requestKey(id));
-  return bytes && decodeJson(runRequest, bytes, requestKey(id));
+  return readJson(store, runRequest, requestKey(id));
 }
 
 /** Throws ConfigError 'no-run'. */
@@ -89,8 +88,7 @@ export async function readRequest(store: Store, id: string): Promise<RunRequest>
 
 /** The planned run, or `undefined` while its plan is not complete. */
 export async function findRun(store: Store, id: string): Promise<Run | undefined> {
-  const bytes = await store.read(runKey(id));
-  return bytes && decodeJson(run, bytes, runKey(id));
+  return readJson(store, run, runKey(id));
 }
 
 /** Throws ConfigError 'no-run' or 'not-planned'. */
@@ -111,8 +109,7 @@ export async function createRun(store: Store, planned: Run): Promise<Run> {
 }
 
 export async function findSuccess(store: Store, id: string): Promise<Success | undefined> {
-  const bytes = await store.read(successKey(id));
-  return bytes && decodeJson(success, bytes, successKey(id));
+  return readJson(store, success, successKey(id));
 }
 
 /** Throws ConfigError 'no-run' or 'not-finished'. */
@@ -136,12 +133,21 @@ export async function listRuns(store: Store): Promise<string[]> {
   return runs;
 }
 
+/** A JSON object of the store, or `undefined`. One that does not fit its schema is an error that names it. */
+export async function readJson<T>(
+  store: Pick<Store, 'read'>,
+  schema: z.ZodType<T>,
+  key: string,
+): Promise<T | undefined> {
+  const bytes = await store.read(key);
+  return bytes && decodeJson(schema, bytes, key);
+}
+
 export function encodeJson(value: unknown): Uint8Array {
   return Buffer.from(`${JSON.stringify(value, null, 2)}\n`);
 }
 
-/** Parses what a store gave back; an object that does not fit its schema is named. */
-export function decodeJson<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: string): T {
+function decodeJson<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: string): T {
   try {
     return schema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
   } catch (error) {
