@@ -16,9 +16,6 @@ export const runKey = (run: string): string => `runs/${run}/run.json`;
 /** What was asked for, written first by the planner: claims the run id, and lets `resume` go on with planning. */
 export const requestKey = (run: string): string => `runs/${run}/plan/request.json`;
 
-/** Prefix of all that the planner writes. */
-export const planPrefix = (run: string): string => `runs/${run}/plan/`;
-
 /** Index of one page of the plan: which items file it names and where each of its shards begins. */
 export const pageKey = (run: string, page: number): string => `runs/${run}/plan/page-${pad(page)}.json`;
 

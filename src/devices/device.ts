@@ -1,8 +1,5 @@
 /** What runs the model: plain values, what ONNX Runtime must be told and what suits the device. */
 
-/** As `--device` takes it. */
-export type DeviceName = 'auto' | 'cpu' | `cuda${'' | `:${number}`}`;
-
 export interface Device {
   /** Goes into provenance: 'cpu', 'cuda'. */
   readonly kind: string;
