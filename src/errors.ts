@@ -17,7 +17,8 @@ export type FailureCode =
   | 'changed' // other content than when it was listed
   | 'access-denied'
   | 'read-failed' // the source kept failing after retries
-  | 'timeout';
+  | 'timeout'
+  | 'crashed-worker'; // decoding it ends the process
 
 /** A bad item. `message` is for people and one line long. */
 export interface Failure {

@@ -8,6 +8,10 @@ import type { Store } from './stores/store.ts';
 const runRequest = z.object({
   v: z.literal(1),
   run: z.string(),
+  /** The version that planned it; workers of another one leave its shards alone. */
+  lensmill: z.string(),
+  /** The run whose failed images this one does again; their new rows replace the old ones in that run's view. */
+  retryOf: z.string().nullable(),
   source: z.object({
     uri: z.string(),
     include: z.array(z.string()),

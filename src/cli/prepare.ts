@@ -12,6 +12,7 @@ import { DEFAULT_INCLUDE } from '../sources/globs.ts';
 import { openSource } from '../sources/open-source.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
+import { version } from '../version.ts';
 import { publishWeights } from '../weights.ts';
 import { type Context, required } from './command.ts';
 import { reportProgress } from './progress.ts';
@@ -74,6 +75,8 @@ export async function planNewRun(
   const request: RunRequest = {
     v: 1,
     run: runId,
+    lensmill: version,
+    retryOf: null,
     source: { uri: source.uri, ...globs },
     model: model.identity,
     weightsKey: await publishWeights(store, model),

@@ -3,6 +3,7 @@ import { identify } from '../../src/models/identity.ts';
 import { imagenetPreprocessing } from '../../src/models/presets.ts';
 import type { RunRequest } from '../../src/run.ts';
 import { DEFAULT_INCLUDE } from '../../src/sources/globs.ts';
+import { version } from '../../src/version.ts';
 
 export function makeRequest(run: string, changes: Partial<RunRequest> = {}): RunRequest {
   return {
@@ -26,6 +27,8 @@ export function makeRequest(run: string, changes: Partial<RunRequest> = {}): Run
     shardSize: 4,
     maxPixels: 1_000_000,
     maxBytes: 1_000_000,
+    lensmill: version,
+    retryOf: null,
     createdAt: '2026-01-01T00:00:00.000Z',
     ...changes,
   };
