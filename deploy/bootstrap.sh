@@ -3,7 +3,7 @@
 # a second and changes nothing. It starts no service: Redis and Ceph are started privately by whoever needs them.
 #
 #   deploy/bootstrap.sh demo    node_modules, redis-server, some photographs
-#   deploy/bootstrap.sh test    these, Ceph's S3 gateway, and Pillow as the reference for pixels
+#   deploy/bootstrap.sh test    these, Ceph's S3 gateway, Pillow as the reference for pixels, wrong clocks for the chaos tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,6 +70,7 @@ ensure_packages() {
     has redis-server || missing+=(redis-server)
     for program in radosgw ceph-mon ceph-osd; do has "$program" || missing+=("$program"); done
     has_pillow || missing+=(python3-pil)
+    has faketime || missing+=(faketime)
   elif [[ -z ${REDIS_URL:-} ]]; then
     has redis-server || missing+=(redis-server)
   fi
@@ -119,7 +120,7 @@ EOF
   else
     cat >&2 <<EOF
     Debian, Ubuntu   sudo apt-get install --no-install-recommends $*
-    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow
+    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow libfaketime
     elsewhere        docker run --rm -it -v "\$PWD":/lensmill -w /lensmill node:24-bookworm npm test
 and then \`npm test\` again.
 EOF

@@ -10,24 +10,36 @@
  * Fewer than a whole batch is sent only when nothing else is under way: then the device would stand still.
  * Memory is bounded by the number of slots.
  */
+import { RunBlocked } from './errors.ts';
 import type { BatchResult, Item, Outcome, ShardRows } from './types.ts';
 
-/** Items of one run that a lane shall fetch and decode; `row` is where in the slot. */
+/** An item that a lane shall fetch and decode into its row of a slot. */
 export interface SlotEntry {
   run: string;
   item: Item;
+  /** It may be the one that killed a worker: to be decoded where it can do no harm. */
+  suspect: boolean;
+}
+
+/** The item's source refuses everything: its shard cannot be done, and nothing is said of the item. */
+export interface Refusal {
+  status: 'refused';
+  message: string;
 }
 
 export interface FilledSlot {
-  /** One per entry, in order; a failed entry leaves its row of the slot as it was. */
-  outcomes: Outcome[];
+  /** One per entry, in order; an entry that is not ok leaves its row of the slot as it was. */
+  outcomes: (Outcome | Refusal)[];
   fetchMs: number;
   decodeMs: number;
 }
 
 export interface BatchStages {
-  /** Fetches and decodes each entry into its row of the slot. Rejects only when the lane itself is lost. */
-  fill(slot: number, entries: readonly SlotEntry[]): Promise<FilledSlot>;
+  /**
+   * Fetches and decodes each entry into its row of the slot. `signal` aborts when nobody wants the slot any more. Rejects
+   * then, and when the lane itself is lost.
+   */
+  fill(slot: number, entries: readonly SlotEntry[], signal: AbortSignal): Promise<FilledSlot>;
   infer(slot: number): Promise<BatchResult & { inferMs: number }>;
 }
 
@@ -40,15 +52,22 @@ export interface StageTimes {
 }
 
 export interface Batcher {
-  /** One shard's rows. Rejects when aborted, or when a stage did. */
-  embed(run: string, items: readonly Item[], signal: AbortSignal): Promise<ShardRows & StageTimes>;
+  /** One shard's rows. Rejects when aborted, when a stage did, or with RunBlocked when its source refused it. */
+  embed(
+    run: string,
+    items: readonly Item[],
+    options: { signal: AbortSignal; suspect: boolean },
+  ): Promise<ShardRows & StageTimes>;
 }
 
 interface ShardState {
   run: string;
+  suspect: boolean;
   rows: ShardRows & StageTimes & { outcomes: Outcome[] };
   remaining: number;
   ended: boolean;
+  /** Called when it ends before its rows are whole. */
+  onFailed: Set<() => void>;
   resolve(rows: ShardRows & StageTimes): void;
   reject(error: unknown): void;
 }
@@ -67,10 +86,11 @@ export function openBatcher(
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
 
   return {
-    embed(run, items, signal) {
+    embed(run, items, { signal, suspect }) {
       const { promise, resolve, reject } = Promise.withResolvers<ShardRows & StageTimes>();
       const shard: ShardState = {
         run,
+        suspect,
         rows: {
           items,
           outcomes: new Array(items.length),
@@ -83,6 +103,7 @@ export function openBatcher(
         },
         remaining: items.length,
         ended: false,
+        onFailed: new Set(),
         resolve,
         reject,
       };
@@ -106,18 +127,26 @@ export function openBatcher(
   }
 
   async function runBatch(slot: number, places: readonly Place[]): Promise<void> {
+    const shards = new Set(places.map(({ shard }) => shard));
+    const unwanted = new AbortController();
+    const onFailed = (): void => {
+      if ([...shards].every((shard) => shard.ended)) unwanted.abort();
+    };
+    for (const shard of shards) shard.onFailed.add(onFailed);
     try {
       const entries = places.map(({ shard, row }) => ({
         run: shard.run,
         item: shard.rows.items[row] as Item,
+        suspect: shard.suspect,
       }));
-      const filled = await stages.fill(slot, entries);
+      const filled = await stages.fill(slot, entries, unwanted.signal);
       const anyPixels = filled.outcomes.some((outcome) => outcome.status === 'ok');
       const result = anyPixels ? await stages.infer(slot) : undefined;
       for (const [at, place] of places.entries()) settle(place, at, places.length, filled, result);
     } catch (error) {
-      for (const { shard } of places) fail(shard, error);
+      for (const shard of shards) fail(shard, error);
     } finally {
+      for (const shard of shards) shard.onFailed.delete(onFailed);
       freeSlots.push(slot);
       pump();
     }
@@ -131,7 +160,12 @@ export function openBatcher(
     result: (BatchResult & { inferMs: number }) | undefined,
   ): void {
     const { rows } = shard;
-    rows.outcomes[row] = filled.outcomes[at] as Outcome;
+    const outcome = filled.outcomes[at] as Outcome | Refusal;
+    if (outcome.status === 'refused') {
+      fail(shard, new RunBlocked(outcome.message));
+      return;
+    }
+    rows.outcomes[row] = outcome;
     if (result) {
       rows.embeddings.set(result.embeddings.subarray(at * dimension, (at + 1) * dimension), row * dimension);
       rows.scores.set(result.scores.subarray(at * topK, (at + 1) * topK), row * topK);
@@ -151,6 +185,7 @@ export function openBatcher(
     if (shard.ended) return;
     shard.ended = true;
     shard.reject(error);
+    for (const onFailed of shard.onFailed) onFailed();
   }
 
   /** Items of a shard that was aborted are not worth a slot. */

@@ -2,7 +2,8 @@
  * Errors come in three tiers, by who can act on them.
  *   1. The item is bad: a `Failure`, a value. It becomes the item's row.
  *   2. The shard failed: any other exception. The queue retries the shard.
- *   3. The operator must change something: a `ConfigError`. The CLI prints its one line and exits with 2.
+ *   3. The operator must change something: a `ConfigError`. The CLI prints its one line and exits with 2. In a worker it
+ *      is a `RunBlocked`, and the run waits for its operator.
  */
 
 /** Why an item has no embedding. The words are stable: they are stored in parts and may be filtered on. */
@@ -36,6 +37,19 @@ export class ConfigError extends Error {
     super(message, options);
     this.code = code;
   }
+}
+
+/**
+ * A shard met what only the operator can mend, and what every other shard of its run would meet too: a key that expired, a
+ * bucket that is gone, a full disk. The run is blocked with this reason, and no shard is burnt.
+ */
+export class RunBlocked extends Error {
+  override name = 'RunBlocked';
+}
+
+/** The store does not answer this worker. The shard goes back at once, for one that it does answer. */
+export class OutOfReach extends Error {
+  override name = 'OutOfReach';
 }
 
 /** The first line of any thrown value, without a stack. */

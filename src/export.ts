@@ -14,7 +14,9 @@ import { openJsonl } from './exports/jsonl.ts';
 import { openNpy } from './exports/npy.ts';
 import { openParquet } from './exports/parquet.ts';
 import { type PartFooter, parsePartFooter, readPart } from './part.ts';
+import { openSplicer } from './splice.ts';
 import type { Store } from './stores/store.ts';
+import type { ViewPart } from './view.ts';
 
 const formats = { npy: openNpy, jsonl: openJsonl, parquet: openParquet };
 
@@ -26,8 +28,8 @@ const readAhead = 4;
 
 export interface ExportRequest {
   store: Pick<Store, 'read'>;
-  /** Keys of the parts, in the order their rows shall have. */
-  parts: Iterable<string> | AsyncIterable<string>;
+  /** In the order their rows shall have; a part of which no row is replaced goes as it stands. */
+  parts: Iterable<ExportedPart> | AsyncIterable<ExportedPart>;
   /** Path of a folder that is empty, or does not exist yet. */
   to: string;
   format: ExportFormat;
@@ -38,6 +40,8 @@ export interface ExportRequest {
   onProgress?: (progress: ExportProgress) => void;
   signal?: AbortSignal;
 }
+
+export type ExportedPart = Pick<ViewPart, 'key' | 'replaced'>;
 
 export interface ExportProgress {
   parts: number;
@@ -51,6 +55,8 @@ export interface ExportManifest extends ExportFacts {
   rows: number;
   ok: number;
   failed: number;
+  /** The runs whose rows stand in for failed ones, sorted. */
+  retries: string[];
   /** All that made a part of it, sorted. */
   devices: string[];
   lensmill: string[];
@@ -59,7 +65,7 @@ export interface ExportManifest extends ExportFacts {
 }
 
 /**
- * Exports the rows of a run's parts; `exports/` describes the formats. Where it fails or is aborted, the target is as empty
+ * Exports the rows of a view's parts; `exports/` describes the formats. Where it fails or is aborted, the target is as empty
  * as before.
  * Throws ConfigError: 'export-target-not-empty', 'export-target-not-writable', 'disk-full', 'nothing-to-export'; Error where
  * a part is gone, damaged, or of another run or model than the first.
@@ -128,6 +134,7 @@ async function writeFiles(
 ): Promise<Omit<ExportManifest, 'format' | 'files'>> {
   const open = formats[request.format];
   const counts = { rows: 0, ok: 0, failed: 0 };
+  const retries = new Set<string>();
   const devices = new Set<string>();
   const versions = new Set<string>();
   let facts: ExportFacts | undefined;
@@ -135,7 +142,7 @@ async function writeFiles(
   let [files, fileRows, parts] = [0, 0, 0];
   try {
     for await (const part of readParts(request)) {
-      const { rows, ok, failed, device, lensmill } = part.footer;
+      const { rows, ok, failed } = part.footer;
       if (file && fileRows + rows > request.rowsPerFile) {
         const full = file;
         file = undefined;
@@ -150,8 +157,11 @@ async function writeFiles(
       counts.rows += rows;
       counts.ok += ok;
       counts.failed += failed;
-      devices.add(device);
-      versions.add(lensmill);
+      for (const { run } of part.retries) retries.add(run);
+      for (const { device, lensmill } of [part.footer, ...part.retries]) {
+        devices.add(device);
+        versions.add(lensmill);
+      }
       facts = part.facts;
       request.onProgress?.({ parts: ++parts, rows: counts.rows });
     }
@@ -161,20 +171,26 @@ async function writeFiles(
   }
   await file?.close();
   if (!facts) throw new ConfigError('nothing-to-export', 'the run has no parts');
-  return { ...facts, ...counts, devices: [...devices].sort(), lensmill: [...versions].sort() };
+  const sets = { retries: [...retries].sort(), devices: [...devices].sort(), lensmill: [...versions].sort() };
+  return { ...facts, ...counts, ...sets };
+}
+
+interface ReadPart extends ExportPart {
+  footer: PartFooter;
+  /** Footers of the parts that gave it rows. */
+  retries: PartFooter[];
 }
 
 /** The parts in order, read ahead, each checked to be of the first one's run and model. */
-async function* readParts({
-  store,
-  parts,
-  signal,
-}: ExportRequest): AsyncGenerator<ExportPart & { footer: PartFooter }> {
-  const read = async (key: string) => ({ key, bytes: await store.read(key) });
+async function* readParts({ store, parts, signal }: ExportRequest): AsyncGenerator<ReadPart> {
+  const read = async (part: ExportedPart) => ({ ...part, stored: await store.read(part.key) });
+  const splice = openSplicer(store);
   let facts: ExportFacts | undefined;
-  for await (const { key, bytes } of pMapIterable(parts, read, { concurrency: readAhead })) {
+  for await (const { key, replaced, stored } of pMapIterable(parts, read, { concurrency: readAhead })) {
     signal?.throwIfAborted();
-    if (!bytes) throw new Error(`${key} is gone`);
+    if (!stored) throw new Error(`${key} is gone`);
+    const { bytes, from } =
+      replaced.length > 0 ? await splice(readPart(stored, key), replaced) : { bytes: stored, from: [] };
     const footer = parsePartFooter(bytes, key);
     const { run, source, model, topK } = footer;
     facts ??= { run, source, model, topK };
@@ -183,7 +199,8 @@ async function* readParts({
         `${key} is run ${run}'s by model ${model.fingerprint}, not ${facts.run}'s by ${facts.model.fingerprint}`,
       );
     }
-    yield { bytes, footer, facts, read: () => readPart(bytes, key) };
+    const retries = from.map((table) => table.footer);
+    yield { bytes, footer, retries, facts, read: () => readPart(bytes, key) };
   }
 }
 

@@ -7,12 +7,16 @@ import { listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
 import { readPartFooter } from './part.ts';
-import { encodeJson, findSuccess, type Run, type Success } from './run.ts';
+import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './run.ts';
+import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 
 const concurrency = 16;
 
-/** Throws where a shard has no part yet, or a part does not hold what the plan asks for. */
+/**
+ * The run's success: the one that stands, be it another finalizer's, else one made here. Throws where a shard has no part
+ * yet, or a part does not hold what the plan asks for.
+ */
 export async function finalizeRun(store: Store, run: Run): Promise<Success> {
   const done = await findSuccess(store, run.run);
   if (done) return done;
@@ -33,9 +37,10 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
         store.head(part.key),
       ]);
       if (!facts) throw new Error(`${part.key} disappeared`);
-      if (footer.rows !== rows || footer.shard !== shard || footer.fingerprint !== run.model.fingerprint) {
+      const isOfRun = footer.run === run.run && footer.fingerprint === run.model.fingerprint;
+      if (footer.rows !== rows || footer.shard !== shard || !isOfRun) {
         throw new Error(
-          `${part.key} is not shard ${shard} of this run: ${footer.rows} rows of ${rows}, shard ${footer.shard}, model ${footer.fingerprint}`,
+          `${part.key} is not shard ${shard} of this run: ${footer.rows} rows of ${rows}, shard ${footer.shard}, run ${footer.run}, model ${footer.fingerprint}`,
         );
       }
       const { ok, failed, failures } = footer;
@@ -62,6 +67,8 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
     for (const [code, count] of Object.entries(failures))
       success.failures[code] = (success.failures[code] ?? 0) + count;
   }
-  await store.create(successKey(run.run), encodeJson(success));
-  return success;
+  atStep('parts read', run.run);
+  const isOurs = await store.create(successKey(run.run), encodeJson(success));
+  atStep('success created', run.run);
+  return isOurs ? success : readSuccess(store, run.run);
 }

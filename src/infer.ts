@@ -22,12 +22,27 @@ export interface SessionOptions {
 }
 
 export interface Session {
-  /** `pixels`: [batch × crop × crop × 3] uint8, RGB. It may lie over shared memory and must not change meanwhile. */
+  /**
+   * `pixels`: [batch × crop × crop × 3] uint8, RGB. It may lie over shared memory and must not change meanwhile. Throws
+   * OutOfMemory.
+   */
   run(pixels: Uint8Array): Promise<BatchResult>;
   release(): Promise<void>;
 }
 
-/** Throws ConfigError 'device-failed' where the device cannot run the model, all of it. */
+/**
+ * The memory of the device, or of the machine, is too small for a session of this batch. The session that threw it still
+ * holds what it has, and is to be released.
+ */
+export class OutOfMemory extends Error {
+  override name = 'OutOfMemory';
+
+  constructor(cause: unknown) {
+    super(outOfMemory.exec(String(cause))?.[0], { cause });
+  }
+}
+
+/** Throws OutOfMemory, and ConfigError 'device-failed' where the device cannot run the model, all of it. */
 export async function openSession(options: SessionOptions): Promise<Session> {
   const { modelPath, device, batch, crop, threads } = options;
   let session: InferenceSession;
@@ -46,6 +61,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       },
     });
   } catch (error) {
+    if (isOutOfMemory(error)) throw new OutOfMemory(error);
     throw new ConfigError('device-failed', `${device.name} cannot run ${modelPath}: ${messageOf(error)}`, {
       cause: error,
     });
@@ -54,7 +70,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   return {
     async run(pixels) {
       const images = new Tensor('uint8', pixels, [batch, crop, crop, 3]);
-      const outputs = await session.run({ images });
+      const outputs = await session.run({ images }).catch((error: unknown) => {
+        throw isOutOfMemory(error) ? new OutOfMemory(error) : error;
+      });
       return {
         embeddings: outputs.embedding?.data as Float32Array, // the graph's own output types
         scores: outputs.scores?.data as Float32Array,
@@ -63,4 +81,18 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     },
     release: () => session.release(),
   };
+}
+
+/**
+ * ONNX Runtime has words for it, but no code (microsoft/onnxruntime#16307):
+ *   its arenas             Failed to allocate memory for requested buffer of size 939524096
+ *   CUDA                   CUDA failure 2: out of memory; CUDA_ERROR_OUT_OF_MEMORY
+ *   cuBLAS, cuDNN          CUBLAS_STATUS_ALLOC_FAILED; CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+ *   C++, JavaScript        std::bad_alloc; bad allocation; Array buffer allocation failed
+ */
+const outOfMemory =
+  /(failed to allocate memory|\S*out[ _]of[ _]memory|\S*alloc(ation)?[ _]failed|\S*bad[ _]alloc)[^;\n]*/i;
+
+export function isOutOfMemory(error: unknown): boolean {
+  return outOfMemory.test(String(error));
 }

@@ -7,6 +7,20 @@ export function isRunId(text: string): boolean {
   return runIdPattern.test(text) && !text.includes('..');
 }
 
+/** The id of a run's n-th retry, n from 1. */
+export const retryId = (run: string, n: number): string => `${run}.retry-${n}`;
+
+/** What n a run id has as a retry of `run`; `undefined` where it has none. */
+export function retryNumber(run: string, id: string): number | undefined {
+  const n = id.startsWith(`${run}.retry-`) ? id.slice(`${run}.retry-`.length) : '';
+  return /^[1-9][0-9]*$/.test(n) ? Number(n) : undefined;
+}
+
+/** Whether a new run may not have this id, because a retry may. */
+export function isRetryId(id: string): boolean {
+  return /\.retry-[0-9]+$/.test(id);
+}
+
 /** Prefix of all runs. */
 export const runsPrefix = 'runs/';
 
@@ -22,6 +36,13 @@ export const pageKey = (run: string, page: number): string => `runs/${run}/plan/
 /** Items of one page. Named by content, so that a planner that was killed leaves nothing in its successor's way. */
 export const pageItemsKey = (run: string, page: number, sha256: string): string =>
   `runs/${run}/plan/page-${pad(page)}-${sha256.slice(0, 16)}.jsonl`;
+
+/** What `pageItemsKey` may have made for this page, of whatever items. */
+export const isPageItemsKey = (run: string, page: number, key: string): boolean =>
+  key.startsWith(`runs/${run}/plan/page-${pad(page)}-`) && /-[0-9a-f]{16}\.jsonl$/.test(key);
+
+/** Prefix of all that a run is, its retries not included. */
+export const runPrefix = (run: string): string => `runs/${run}/`;
 
 /** Prefix of a run's parts. */
 export const partsPrefix = (run: string): string => `runs/${run}/parts/`;

@@ -9,8 +9,10 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { pageItemsKey, pageKey } from './layout.ts';
 import { encodeJson, type Run, type RunRequest, readJson } from './run.ts';
+import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
+import { compareBytewise } from './uri.ts';
 
 /** At 512 items a shard, a page is about 10 MB of lines. */
 export const shardsPerPage = 100;
@@ -55,6 +57,7 @@ export async function writePage(
   const itemsKey = pageItemsKey(run, page, createHash('sha256').update(lines).digest('hex'));
   // Taken already only by the same lines: the key is their hash.
   await store.create(itemsKey, lines);
+  atStep('page items created', run);
   const index: PageIndex = {
     itemsKey,
     shards,
@@ -63,7 +66,9 @@ export async function writePage(
     skipped,
     lastId: items.at(-1)?.id ?? '',
   };
-  if (await store.create(pageKey(run, page), encodeJson(index))) return index;
+  const isOurs = await store.create(pageKey(run, page), encodeJson(index));
+  atStep('page created', run);
+  if (isOurs) return index;
   const theirs = await readPage(store, run, page);
   return theirs?.itemsKey === itemsKey ? theirs : undefined;
 }
@@ -104,7 +109,21 @@ export async function* shardSizes(store: Store, run: Run): AsyncIterable<number>
   }
 }
 
-function decodeItems(lines: Uint8Array, key: string): Item[] {
+/** The first shard of the first page that has an id behind `id`; that of no page where none has. Reads few of the indices. */
+export async function shardBehind(store: Store, run: Run, id: string): Promise<number> {
+  let [first, end] = [0, run.pages];
+  while (first < end) {
+    const page = Math.floor((first + end) / 2);
+    const index = await readPage(store, run.run, page);
+    if (!index) throw new Error(`${pageKey(run.run, page)} is missing`);
+    if (compareBytewise(index.lastId, id) <= 0) first = page + 1;
+    else end = page;
+  }
+  return first * shardsPerPage;
+}
+
+/** Throws where a line is no item. */
+export function decodeItems(lines: Uint8Array, key: string): Item[] {
   const text = Buffer.from(lines.buffer, lines.byteOffset, lines.byteLength).toString('utf8');
   return text
     .split('\n')

@@ -1,5 +1,5 @@
 /**
- * Parquet: the door to parquet-wasm (writes and reads), apache-arrow (its columns) and hyparquet (footers by range).
+ * Parquet: the door to parquet-wasm (writes and reads) and apache-arrow (its columns).
  *
  * Lists are Arrow `List`, not `FixedSizeList`: the bytes in Parquet are the same, but up to Arrow 25 pyarrow cannot read a
  * fixed-size list that has nulls (https://github.com/apache/arrow/issues/35692), and a failed row's embedding is one.
@@ -30,7 +30,6 @@ import {
   type Vector,
   vectorFromArray,
 } from 'apache-arrow';
-import { parquetMetadata } from 'hyparquet';
 import {
   Compression,
   EnabledStatistics,
@@ -42,14 +41,10 @@ import {
   writeParquet,
 } from 'parquet-wasm/node';
 import { fromHalf } from './models/half.ts';
-
-const metadataKey = 'lensmill';
+import { metadataKey, parquetFooter } from './parquet-ranges.ts';
 
 /** Rows kept in memory before they go to disk: 33 MB of 2048 float32. A part is one row group in any case. */
 const rowGroupRows = 4096;
-
-/** Bytes asked for at a file's end: a part's footer is about 3 kB, so one read brings it whole. */
-const endBytes = 65_536;
 
 /** A named column, made by the functions below. */
 export interface Column {
@@ -255,31 +250,4 @@ export class ParquetTable {
 function constructorOf(values: Int32Array | Float32Array | Uint16Array) {
   if (values instanceof Int32Array) return Int32Array;
   return values instanceof Float32Array ? Float32Array : Uint16Array;
-}
-
-/** What a Parquet file says of itself. */
-export interface ParquetFooter {
-  rows: number;
-  /** The JSON that its writer gave as `metadata`; `undefined` where another program wrote the file. */
-  metadata: unknown;
-}
-
-/** The end of a Parquet file of `size` bytes, its whole footer included: one read of 64 kB, a second for a larger footer. */
-export async function readParquetEnd(read: ReadRange, size: number): Promise<Uint8Array> {
-  const end = await read(Math.max(0, size - endBytes), Math.min(size, endBytes));
-  if (end.length < 8) return end;
-  // The last 8 bytes: the footer's length, and 'PAR1' (https://parquet.apache.org/docs/file-format/).
-  const footerBytes =
-    new DataView(end.buffer, end.byteOffset, end.byteLength).getUint32(end.length - 8, true) + 8;
-  return footerBytes <= end.length || footerBytes > size ? end : read(size - footerBytes, footerBytes);
-}
-
-/** Gives bytes [first, first + count) of something. */
-export type ReadRange = (first: number, count: number) => Promise<Uint8Array>;
-
-/** The footer of a file, given whole or by its end. Throws where it is not Parquet. */
-export function parquetFooter(end: Uint8Array): ParquetFooter {
-  const file = parquetMetadata(end);
-  const json = file.key_value_metadata?.find(({ key }) => key === metadataKey)?.value;
-  return { rows: Number(file.num_rows), metadata: json === undefined ? undefined : JSON.parse(json) };
 }

@@ -8,17 +8,8 @@ import { z } from 'zod';
 import { type Failure, type FailureCode, messageOf } from './errors.ts';
 import { toHalf } from './models/half.ts';
 import { identitySchema } from './models/identity.ts';
-import {
-  encodeParquet,
-  int32,
-  int64,
-  lists,
-  type ParquetFooter,
-  ParquetTable,
-  parquetFooter,
-  readParquetEnd,
-  text,
-} from './parquet.ts';
+import { encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
+import { type ParquetFooter, parquetFooter, readParquetEnd, readTextColumns } from './parquet-ranges.ts';
 import type { Store } from './stores/store.ts';
 import type { Provenance, ShardRows } from './types.ts';
 
@@ -160,21 +151,47 @@ export function readPart(bytes: Uint8Array, key: string): PartTable {
   }
 }
 
+/** How each row of a part ended. */
+export interface PartOutcomes {
+  ids: string[];
+  /** Null in ok rows. */
+  errors: (FailureCode | null)[];
+}
+
+/** A part of which only the footer was read. */
+export interface OpenPart {
+  footer: PartFooter;
+  /** Reads its text too, and no embeddings. */
+  readOutcomes(): Promise<PartOutcomes>;
+}
+
 /**
- * A part's footer alone, over ranged reads of its end: one of 64 kB. `size` is the object's, in bytes. Throws an Error that
- * names the part where it is gone, or is no part.
+ * Opens a part over a ranged read of its end: one of 64 kB. `size` is the object's, in bytes. Throws an Error that names the
+ * part where it is gone, or is no part.
  */
+export async function openPart(store: Pick<Store, 'read'>, key: string, size: number): Promise<OpenPart> {
+  const read = async (first: number, count: number): Promise<Uint8Array> => {
+    const bytes = await store.read(key, { first, count });
+    if (!bytes) throw new Error(`${key} is gone`);
+    return bytes;
+  };
+  const end = await readParquetEnd(read, size);
+  return {
+    footer: parsePartFooter(end, key),
+    async readOutcomes() {
+      const { id, error } = await readTextColumns(read, size, end, ['id', 'error']);
+      return { ids: present(id), errors: error as PartTable['errors'] }; // as in readPart
+    },
+  };
+}
+
+/** The footer of such a part. */
 export async function readPartFooter(
   store: Pick<Store, 'read'>,
   key: string,
   size: number,
 ): Promise<PartFooter> {
-  const end = await readParquetEnd(async (first, count) => {
-    const bytes = await store.read(key, { first, count });
-    if (!bytes) throw new Error(`${key} is gone`);
-    return bytes;
-  }, size);
-  return parsePartFooter(end, key);
+  return (await openPart(store, key, size)).footer;
 }
 
 /** The footer of a part, given whole or by its end. Throws an Error that names the part where it is none. */

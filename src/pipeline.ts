@@ -2,9 +2,12 @@
 import type { Batcher } from './batch.ts';
 import { type CommitResult, commitPart } from './commit.ts';
 import { type CommittedPart, findPart } from './committed.ts';
+import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
+import type { Lease } from './lease.ts';
 import { openPlan } from './page.ts';
 import { encodePart, readPartFooter } from './part.ts';
 import type { Run } from './run.ts';
+import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance } from './types.ts';
 
@@ -24,36 +27,45 @@ export interface ShardReport {
 export interface PipelineParts {
   store: Store;
   batcher: Batcher;
-  provenance: Pick<Provenance, 'lensmill' | 'device' | 'batch'>;
+  /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
+  provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch'>;
 }
 
 export interface Pipeline {
-  /** Resolves when the shard's part stands in the store, whoever made it. */
-  processShard(run: Run, shard: number, signal: AbortSignal): Promise<ShardReport>;
+  /**
+   * Resolves when the shard's part stands in the store, whoever made it. A `suspect` shard's images are decoded where a
+   * crash costs one row. Throws RunBlocked, OutOfReach, or the reason of a lease that ended; else the shard may be tried again.
+   */
+  processShard(run: Run, shard: number, options: { lease: Lease; suspect: boolean }): Promise<ShardReport>;
 }
 
 export function openPipeline({ store, batcher, provenance }: PipelineParts): Pipeline {
   const readItems = openPlan(store);
 
   return {
-    async processShard(run, shard, signal) {
-      const standing = await findPart(store, run.run, shard);
-      if (standing) return reportStanding(store, standing);
+    async processShard(run, shard, { lease, suspect }) {
+      const standing = await ofStore(findPart(store, run.run, shard));
+      if (standing) return ofStore(reportStanding(store, standing));
 
-      const items = await readItems(run, shard);
-      const rows = await batcher.embed(run.run, items, signal);
+      const items = await ofStore(readItems(run, shard));
+      const rows = await batcher.embed(run.run, items, { signal: lease.signal, suspect });
       const failed = rows.outcomes.filter((outcome) => outcome.status === 'failed');
       throwIfSystemic(failed, items.length);
+      atStep('shard embedded', run.run, shard);
 
       const started = performance.now();
       const part = encodePart(
         rows,
-        { ...provenance, run: run.run, shard, source: run.source.uri, model: run.model, topK: run.topK },
+        { ...provenance(), run: run.run, shard, source: run.source.uri, model: run.model, topK: run.topK },
         { dimension: run.model.dimension, topK: run.topK, embeddingType: run.embedding },
       );
-      // The last moment to notice that the shard is another worker's by now.
-      signal.throwIfAborted();
-      const commit = await commitPart(store, run.run, shard, part);
+      atStep('part encoded', run.run, shard);
+      // The last moment to notice that the shard is another worker's by now. Who is stopped between here and the request
+      // is late, and a late request creates nothing: the other worker's part has the key.
+      lease.check();
+      atStep('lease checked', run.run, shard);
+      const commit = await ofStore(commitPart(store, run.run, shard, part));
+      atStep('part created', run.run, shard);
       const { fetchMs, decodeMs, inferMs } = rows;
       const writeMs = performance.now() - started;
       return { items: items.length, failed: failed.length, commit, fetchMs, decodeMs, inferMs, writeMs };
@@ -61,7 +73,18 @@ export function openPipeline({ store, batcher, provenance }: PipelineParts): Pip
   };
 }
 
-/** A wrong key or a lost bucket must not burn an archive into failed rows. */
+/** What a store throws concerns every shard alike: it does not answer, or its operator must mend something. */
+export async function ofStore<T>(answer: Promise<T>): Promise<T> {
+  try {
+    return await answer;
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    const Kind = error.code === 'store-unreachable' ? OutOfReach : RunBlocked;
+    throw new Kind(error.message, { cause: error });
+  }
+}
+
+/** A wrong key or a lost server must not burn an archive into failed rows. */
 function throwIfSystemic(failed: readonly Outcome[], items: number): void {
   const unreadable = failed.filter(
     (outcome) =>
@@ -69,9 +92,8 @@ function throwIfSystemic(failed: readonly Outcome[], items: number): void {
   );
   const [first] = unreadable;
   if (unreadable.length < systemicRows || unreadable.length * 2 < items || first?.status !== 'failed') return;
-  throw new Error(
-    `${unreadable.length} of ${items} images cannot be read (${first.error}: ${first.message})`,
-  );
+  const message = `${unreadable.length} of ${items} images cannot be read (${first.error}: ${first.message})`;
+  throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);
 }
 
 async function reportStanding(store: Store, { key, size }: CommittedPart): Promise<ShardReport> {

@@ -7,21 +7,27 @@ import { ConfigError } from './errors.ts';
 import { type PageIndex, readPage, shardsPerPage, writePage } from './page.ts';
 import { createRun, findRun, type Run, type RunRequest } from './run.ts';
 import type { Source } from './sources/source.ts';
+import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
+import { compareBytewise } from './uri.ts';
 
 export interface PlanOptions {
   onProgress?: (progress: { items: number }) => void;
   signal?: AbortSignal;
 }
 
+/** What a plan is cut from: a source, or the images of a run that are to be done again. */
+export type Lister = Pick<Source, 'uri' | 'list'>;
+
 /**
  * Plans a run, or finishes a plan that was broken off, or returns the plan that is there. Throws ConfigError:
- * 'empty-source' where the source has no item, 'source-changed' where another planner of this run found other items.
+ * 'empty-source' where the source has no item, 'source-changed' where another planner of this run found other items,
+ * 'unordered-source' where an id does not come after the one before: no listing could be continued, or proven whole.
  */
 export async function planRun(
   store: Store,
-  source: Source,
+  source: Lister,
   request: RunRequest,
   { onProgress, signal }: PlanOptions = {},
 ): Promise<Run> {
@@ -44,6 +50,8 @@ export async function planRun(
     onProgress?.({ items: total.items });
   };
   const write = async (items: readonly Item[], skipped: number): Promise<void> => {
+    throwIfUnordered(source, after, items);
+    atStep('page listed', request.run);
     const page = await writePage(store, request, total.pages, { items, skipped });
     if (page) return add(page);
     throw new ConfigError(
@@ -73,9 +81,26 @@ export async function planRun(
     else total.skipped += skipped;
   }
 
-  if (total.items > 0) return createRun(store, { ...request, ...total });
+  if (total.items > 0) {
+    const run = await createRun(store, { ...request, ...total });
+    atStep('plan created', request.run);
+    return run;
+  }
   throw new ConfigError(
     'empty-source',
     `no images in ${source.uri}: ${total.skipped} objects do not match --include ${request.source.include.join(' ')}`,
   );
+}
+
+function throwIfUnordered({ uri }: Lister, after: string | undefined, items: readonly Item[]): void {
+  let last = after;
+  for (const { id } of items) {
+    if (last !== undefined && compareBytewise(last, id) >= 0) {
+      throw new ConfigError(
+        'unordered-source',
+        `${uri} lists '${id}' after '${last}': a server that does not list in the order of bytes cannot be a source`,
+      );
+    }
+    last = id;
+  }
 }

@@ -1,30 +1,31 @@
 /**
- * The queue of shards: BullMQ's one door.
+ * The queue of shards, from the producer's and the operator's side; a worker's side is consume.ts.
  *
- * Redis holds only what the store could tell again: which shards wait, which worker has which, and counters for the
- * progress line. A job is `{ v: 1, run, shard }`. Jobs leave Redis when they end; a shard that failed for good leaves
- * a line in the run's `failures`, and `lensmill resume` enqueues it anew.
+ * Every run has a BullMQ queue of its own, and a register names the runs that are open: workers go round it, so a small
+ * run does not wait behind a large one, a run can be paused or cancelled alone, and a worker leaves the runs that it
+ * does not fit to others. Redis holds only what the store could tell again: which shards wait, which worker has which, and
+ * counters for the progress line. A job is `{ v: 1, run, shard }`. Jobs leave Redis when they end; a shard that failed
+ * for good leaves a line in the run's `failures`, and `lensmill resume` enqueues it anew.
  */
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DelayedError, type Job, Queue, WaitingError, Worker } from 'bullmq';
+import { Queue } from 'bullmq';
 import { Redis } from 'ioredis';
 import { z } from 'zod';
-import { ConfigError, messageOf } from './errors.ts';
-import type { Logger } from './log.ts';
+import { explainRedisError } from './redis-errors.ts';
+import type { RunNeeds } from './run.ts';
+import { atStep } from './steps.ts';
 
-/** The braces keep all of a queue's keys in one slot of a Redis Cluster. */
-const prefix = '{lensmill}';
+/** The braces keep all keys in one slot of a Redis Cluster. */
+export const prefix = '{lensmill}';
 
-/** A worker that dies is noticed after at most this and one `stalledIntervalMs`. */
-const lockMs = 10_000;
-const stalledIntervalMs = 5_000;
 const enqueueChunk = 1_000;
-const handedBack = 'handed back';
-const neverAborted = new AbortController().signal;
+const closeMs = 1_000;
+/** What a finished run leaves in Redis, for whoever still shows its progress. */
+const keepSeconds = 86_400;
 
-const shardJob = z.object({ v: z.literal(1), run: z.string(), shard: z.number().int().nonnegative() });
-const finalizeJob = z.object({ v: z.literal(1), run: z.string() });
+export const shardJob = z.object({ v: z.literal(1), run: z.string(), shard: z.number().int().nonnegative() });
+export const finalizeJob = z.object({ v: z.literal(1), run: z.string() });
 
 /** An output's own queue, so that its workers need no other name for it. */
 export function queueNameOf(outputUri: string): string {
@@ -36,6 +37,9 @@ export interface QueueAddress {
   name: string;
 }
 
+/** A run's own queue below an address. */
+export const runQueue = (name: string, run: string): string => `${name}.${run}`;
+
 /** Redis's own account of a run; the store has the last word. */
 export interface RunProgress {
   shards: number;
@@ -45,13 +49,32 @@ export interface RunProgress {
   failures: Record<string, string>;
 }
 
-/** Throws ConfigError 'redis-unreachable' or 'redis-refused' (a password, an ACL). */
+/**
+ * open: its shards are taken. paused: by its operator. blocked: by a worker that met what only an operator can mend.
+ * cancelled: it has no shards in Redis any more. `lensmill resume` opens it again.
+ */
+export type RunState = 'open' | 'paused' | 'blocked' | 'cancelled';
+
+/** What workers must know of a run before they take a shard of it. */
+const runEntry = z.object({
+  v: z.literal(1),
+  state: z.enum(['open', 'paused', 'blocked', 'cancelled']),
+  /** Of a blocked run. */
+  reason: z.string().optional(),
+  needs: z.object({ lensmill: z.string(), model: z.string() }),
+});
+export type RunEntry = z.infer<typeof runEntry>;
+
+/** Throws ConfigError with the codes of `explainRedisError`. */
 export async function checkRedis(
   redisUrl: string,
 ): Promise<{ version: string; policy: string; persistent: boolean }> {
   const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null, connectTimeout: 5_000 });
-  // Errors also arrive as the rejected promise below.
-  redis.on('error', () => undefined);
+  // A refused password is told by the event alone; the promise below rejects with 'Connection is closed'.
+  let said: unknown;
+  redis.on('error', (error) => {
+    said = error;
+  });
   try {
     await redis.connect();
     const info = await redis.info();
@@ -63,17 +86,7 @@ export async function checkRedis(
       persistent: field('aof_enabled') === '1',
     };
   } catch (error) {
-    const place = redisUrl.replace(/\/\/[^@/]*@/, '//');
-    if (/NOAUTH|WRONGPASS|NOPERM/.test(messageOf(error))) {
-      throw new ConfigError(
-        'redis-refused',
-        `Redis at ${place} refused us: ${messageOf(error)}; check the user and password in REDIS_URL`,
-      );
-    }
-    throw new ConfigError(
-      'redis-unreachable',
-      `no Redis at ${place} (${messageOf(error)}): start one, correct REDIS_URL, or unset it to use a private one`,
-    );
+    throw explainRedisError(said ?? error, redisUrl);
   } finally {
     redis.disconnect();
   }
@@ -93,9 +106,11 @@ return tonumber(redis.call('HGET', KEYS[2], 'shards') or '0')
 `;
 
 export interface ShardQueue {
+  /** Opens a run to workers, new or again, with all that earlier failures and pauses left of it forgotten. */
+  openRun(run: string, needs: RunNeeds): Promise<void>;
   /**
-   * Enqueues shards while keeping at most `highWater` of the queue waiting; resolves when all are in. A shard that is
-   * in the queue already stays as it is.
+   * Enqueues shards while keeping at most `highWater` of the run waiting; resolves when all are in. A shard that is
+   * in the queue already stays as it is, but no longer waits for its next attempt.
    */
   enqueue(run: string, shards: Iterable<number>, options: EnqueueOptions): Promise<void>;
   enqueueFinalize(run: string): Promise<void>;
@@ -103,10 +118,16 @@ export interface ShardQueue {
   markDone(run: string, shard: number, counts: { items: number; failed: number }): Promise<number>;
   progress(run: string): Promise<RunProgress>;
   recordFailure(run: string, shard: string, message: string): Promise<void>;
-  /** Forgets failures that a resume is about to try again. */
-  clearFailures(run: string): Promise<void>;
-  /** Jobs by state, over all runs of this queue. */
-  counts(): Promise<{ waiting: number; active: number; delayed: number }>;
+  /** The runs that the register names. */
+  runs(): Promise<Map<string, RunEntry>>;
+  /** Changes the state of a run that the register names; false where it does not. */
+  setState(run: string, state: RunState, reason?: string): Promise<boolean>;
+  /** Jobs of a run by state. */
+  counts(run: string): Promise<{ waiting: number; active: number; delayed: number }>;
+  /** Takes a run's jobs out of Redis; who has one of them loses its lease. */
+  dropJobs(run: string): Promise<void>;
+  /** A finished run: its jobs and its line in the register go. */
+  closeRun(run: string): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -118,10 +139,21 @@ export interface EnqueueOptions {
 
 export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   const redis = openRedis(redisUrl);
-  const queue = new Queue(name, { connection: redis, prefix, streams: { events: { maxLen: 1_000 } } });
-  // Reconnection is ioredis's; what still fails then rejects the call that needed it.
-  queue.on('error', () => undefined);
+  const queues = new Map<string, Queue>();
+  const register = `${prefix}:${name}:runs`;
   const key = (run: string, what: string): string => `${prefix}:${name}:${run}:${what}`;
+
+  function queueOf(run: string): Queue {
+    let queue = queues.get(run);
+    if (!queue) {
+      const streams = { events: { maxLen: 1_000 } };
+      queue = new Queue(runQueue(name, run), { connection: redis, prefix, streams });
+      // Reconnection is ioredis's; what still fails then rejects the call that needed it.
+      queue.on('error', () => undefined);
+      queues.set(run, queue);
+    }
+    return queue;
+  }
 
   const jobOptions = (id: string, attempts: number) => ({
     jobId: id,
@@ -132,25 +164,37 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     stackTraceLimit: 3,
   });
 
-  return {
+  const queue: ShardQueue = {
+    async openRun(run, needs) {
+      await redis.del(key(run, 'failures'));
+      // A cancel that was broken off may have left it paused.
+      await queueOf(run).resume();
+      const entry: RunEntry = { v: 1, state: 'open', needs };
+      await redis.hset(register, run, JSON.stringify(entry));
+    },
+
     async enqueue(run, shards, { highWater, attempts, signal }) {
+      const jobs = queueOf(run);
       // From half the mark, one chunk must not go over it.
       const chunkSize = Math.min(enqueueChunk, Math.ceil(highWater / 2));
       let chunk: number[] = [];
       const flush = async (): Promise<void> => {
-        if ((await waiting()) + chunk.length > highWater) {
-          while ((await waiting()) > highWater / 2) await sleep(250, undefined, signal && { signal });
+        if ((await jobs.getWaitingCount()) + chunk.length > highWater) {
+          while ((await jobs.getWaitingCount()) > highWater / 2)
+            await sleep(250, undefined, signal && { signal });
         }
         signal?.throwIfAborted();
-        await queue.addBulk(
+        await jobs.addBulk(
           chunk.map((shard) => ({
             name: 'shard',
             data: { v: 1, run, shard } satisfies z.infer<typeof shardJob>,
             opts: jobOptions(`${run}-${shard}`, attempts),
           })),
         );
+        atStep('shards enqueued', run, chunk.at(-1));
         chunk = [];
       };
+      await jobs.promoteJobs();
       for (const shard of shards) {
         chunk.push(shard);
         if (chunk.length >= chunkSize) await flush();
@@ -160,7 +204,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
 
     async enqueueFinalize(run) {
       const data = { v: 1, run } satisfies z.infer<typeof finalizeJob>;
-      await queue.add('finalize', data, jobOptions(`${run}-finalize`, 5));
+      await queueOf(run).add('finalize', data, jobOptions(`${run}-finalize`, 5));
     },
 
     async markDone(run, shard, { items, failed }) {
@@ -186,12 +230,22 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       await redis.hset(key(run, 'failures'), shard, message);
     },
 
-    async clearFailures(run) {
-      await redis.del(key(run, 'failures'));
+    async runs() {
+      const entries = Object.entries(await redis.hgetall(register));
+      return new Map(entries.map(([run, entry]) => [run, runEntry.parse(JSON.parse(entry))]));
     },
 
-    async counts() {
-      const counts = await queue.getJobCounts('waiting', 'active', 'delayed');
+    async setState(run, state, reason) {
+      const entry = await redis.hget(register, run);
+      if (entry === null) return false;
+      const { v, needs } = runEntry.parse(JSON.parse(entry));
+      const changed: RunEntry = { v, state, needs, ...(reason !== undefined && { reason }) };
+      await redis.hset(register, run, JSON.stringify(changed));
+      return true;
+    },
+
+    async counts(run) {
+      const counts = await queueOf(run).getJobCounts('waiting', 'active', 'delayed');
       return {
         waiting: counts.waiting ?? 0,
         active: counts.active ?? 0,
@@ -199,99 +253,32 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       };
     },
 
+    async dropJobs(run) {
+      await queueOf(run).obliterate({ force: true });
+    },
+
+    async closeRun(run) {
+      await redis.hdel(register, run);
+      await queue.dropJobs(run);
+      await Promise.all(
+        ['done', 'counts', 'failures'].map((what) => redis.expire(key(run, what), keepSeconds)),
+      );
+      await queues.get(run)?.close();
+      queues.delete(run);
+    },
+
     async close() {
-      await queue.close();
+      const closed = Promise.allSettled([...queues.values()].map((opened) => opened.close()));
+      // A Redis that is gone is no reason to stay.
+      await Promise.race([closed, sleep(closeMs, undefined, { ref: false })]);
       redis.disconnect();
     },
   };
-
-  async function waiting(): Promise<number> {
-    return queue.getWaitingCount();
-  }
+  return queue;
 }
 
-/** Thrown by a handler whose worker cannot do this shard (another model): it goes back for one that can. */
-export class NotForThisWorker extends Error {
-  override name = 'NotForThisWorker';
-}
-
-export interface ConsumerHandlers {
-  /** `signal` aborts when the lock is lost or the consumer is closed by force: stop before committing. */
-  onShard(run: string, shard: number, signal: AbortSignal): Promise<void>;
-  onFinalize(run: string): Promise<void>;
-}
-
-export interface Consumer {
-  /** Stops taking shards; resolves when those in flight have ended, or were handed back after `graceMs`. */
-  close(graceMs: number): Promise<void>;
-}
-
-/** Takes shards, `concurrency` at a time, until closed. */
-export function consumeShards(
-  { redisUrl, name }: QueueAddress,
-  options: { concurrency: number; queue: ShardQueue; log: Logger; handlers: ConsumerHandlers },
-): Consumer {
-  const { concurrency, queue, log, handlers } = options;
-  const redis = openRedis(redisUrl);
-  const worker = new Worker(
-    name,
-    // BullMQ makes a signal only for a processor that declares three parameters.
-    async (job: Job, token: string | undefined, signal: AbortSignal | undefined) => {
-      try {
-        if (job.name === 'finalize') return await handlers.onFinalize(finalizeJob.parse(job.data).run);
-        const { run, shard } = shardJob.parse(job.data);
-        return await handlers.onShard(run, shard, signal ?? neverAborted);
-      } catch (error) {
-        if (error instanceof NotForThisWorker) {
-          await job.moveToDelayed(Date.now() + 5_000, token);
-          throw new DelayedError();
-        }
-        if (signal?.aborted && signal.reason === handedBack) {
-          await job.moveToWait(token);
-          throw new WaitingError();
-        }
-        throw error;
-      }
-    },
-    {
-      connection: redis,
-      prefix,
-      concurrency,
-      lockDuration: lockMs,
-      stalledInterval: stalledIntervalMs,
-      // A shard may meet many dying workers; only its own failures end it.
-      maxStalledCount: 1_000_000,
-      drainDelay: 2,
-    },
-  );
-  worker.on('lockRenewalFailed', (ids: string[]) => {
-    for (const id of ids) worker.cancelJob(id, 'the lock was lost');
-  });
-  worker.on('error', (error) => log.warn({ error: messageOf(error) }, 'queue error'));
-  worker.on('failed', (job, error) => {
-    if (!job) return;
-    const { run, shard } = z.looseObject({ run: z.string(), shard: z.number().optional() }).parse(job.data);
-    const last = job.attemptsMade >= (job.opts.attempts ?? 1);
-    log[last ? 'error' : 'warn'](
-      { run, shard, attempt: job.attemptsMade, error: messageOf(error) },
-      'shard failed',
-    );
-    // Without Redis the failure cannot be recorded, and the queue cannot end the job either: it will be tried again.
-    if (last) queue.recordFailure(run, String(shard ?? 'finalize'), messageOf(error)).catch(() => undefined);
-  });
-
-  return {
-    async close(graceMs) {
-      const drained = worker.close();
-      const late = setTimeout(() => worker.cancelAllJobs(handedBack), graceMs);
-      await drained;
-      clearTimeout(late);
-      redis.disconnect();
-    },
-  };
-}
-
-function openRedis(url: string): Redis {
+/** A connection that waits for a Redis that is away, and goes on when it is back. */
+export function openRedis(url: string): Redis {
   const redis = new Redis(url, {
     maxRetriesPerRequest: null,
     retryStrategy: (times) => Math.min(100 * 2 ** times, 2_000),

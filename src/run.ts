@@ -12,6 +12,8 @@ const runRequest = z.object({
   lensmill: z.string(),
   /** The run whose failed images this one does again; their new rows replace the old ones in that run's view. */
   retryOf: z.string().nullable(),
+  /** Of a retry: only the images that failed by one of these codes. Absent: all that failed. */
+  retryCodes: z.array(z.string()).optional(),
   source: z.object({
     uri: z.string(),
     include: z.array(z.string()),
@@ -65,10 +67,22 @@ const success = z.object({
 
 /** All that decides a run's rows. A resumed run takes it from here, never from the flags of the day. */
 export type RunRequest = z.infer<typeof runRequest>;
+/** Rows of different kinds never meet in one run. */
+export interface RunNeeds {
+  /** The version of lensmill that planned it. */
+  lensmill: string;
+  /** Its model, with all that the graph depends on. */
+  model: string;
+}
 /** A planned run. */
 export type Run = z.infer<typeof run>;
 /** A finished run: the parts that count. It holds no time and no host, so whoever finalizes writes the same bytes. */
 export type Success = z.infer<typeof success>;
+
+/** What a worker must be and hold to do the run's shards. */
+export function needsOf({ lensmill, model, topK }: RunRequest): RunNeeds {
+  return { lensmill, model: `${model.fingerprint} top ${topK}` };
+}
 
 /** Claims the run id. Throws ConfigError 'run-exists'. */
 export async function claimRun(store: Store, request: RunRequest): Promise<void> {
@@ -127,14 +141,20 @@ export async function readSuccess(store: Store, id: string): Promise<Success> {
   );
 }
 
-/** Every run of an output, by id. */
-export async function listRuns(store: Store): Promise<string[]> {
+/** Every run of an output whose id starts with `start`, by id. Looks at one object of each. */
+export async function listRuns(store: Store, start = ''): Promise<string[]> {
   const runs: string[] = [];
-  for await (const { key } of store.list(runsPrefix)) {
-    const run = key.slice(runsPrefix.length).split('/', 1)[0];
-    if (run && run !== runs.at(-1)) runs.push(run);
+  for (let after: string | undefined; ; ) {
+    let run: string | undefined;
+    for await (const { key } of store.list(runsPrefix + start, after)) {
+      run = key.slice(runsPrefix.length).split('/', 1)[0];
+      break;
+    }
+    if (run === undefined) return runs.sort();
+    runs.push(run);
+    // '0' comes right after '/': behind every key of this run, and before those of any other that is still to come.
+    after = `${runsPrefix}${run}0`;
   }
-  return runs;
 }
 
 /** A JSON object of the store, or `undefined`. One that does not fit its schema is an error that names it. */

@@ -47,6 +47,8 @@ export interface S3Listed {
 
 export interface S3Facts {
   size: number;
+  /** Without its quotes. */
+  etag: string;
   /** Hex, if the writer said so. */
   sha256: string | undefined;
 }
@@ -172,7 +174,8 @@ export class Bucket {
     const command = new HeadObjectCommand(this.#address(key));
     try {
       const reply = await this.#send('read', key, () => this.#client.send(command));
-      return { size: reply.ContentLength ?? 0, sha256: reply.Metadata?.sha256 };
+      const { ContentLength: size = 0, ETag = '', Metadata } = reply;
+      return { size, etag: ETag.replaceAll('"', ''), sha256: Metadata?.sha256 };
     } catch (error) {
       if (error instanceof S3Error && error.code === 'not-found') return undefined;
       throw error;

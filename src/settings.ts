@@ -155,7 +155,8 @@ export const settingsTable = {
     flag: '--shard-size <n>',
     env: 'LENSMILL_SHARD_SIZE',
     help: 'images per shard and part (8 KB each): what is done again when a worker dies; use more beyond 100 million images',
-    parse: count.max(65536),
+    // Encoding a part holds the thread that renews locks: 16,384 rows take two seconds.
+    parse: count.max(16384),
     default: '512',
   }),
   include: setting({

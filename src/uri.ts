@@ -37,6 +37,12 @@ export function rawOfText(text: string): RawPath {
   return isPlain(text) ? text : Buffer.from(text, 'utf8').toString('latin1');
 }
 
+/** Orders text bytewise as UTF-8, the order of every listing; JavaScript's own differs beyond U+FFFF. */
+export function compareBytewise(a: string, b: string): number {
+  if (a === b) return 0;
+  return rawOfText(a) < rawOfText(b) ? -1 : 1;
+}
+
 /** Bytes that are not UTF-8 become U+FFFD. */
 export function textOfRaw(path: RawPath): string {
   return isPlain(path) ? path : Buffer.from(path, 'latin1').toString('utf8');

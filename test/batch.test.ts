@@ -51,11 +51,13 @@ function recordingStages(
   return { stages, account };
 }
 
+const wanted = { signal: never, suspect: false };
+
 test('every row gets the result of its own image, across shard borders', async () => {
   const { stages, account } = recordingStages();
   const batcher = openBatcher(stages, shape);
   const shards = await Promise.all(
-    [7, 2, 6].map((count, n) => batcher.embed(`run${n}`, itemsOf(`${n}-`, count), never)),
+    [7, 2, 6].map((count, n) => batcher.embed(`run${n}`, itemsOf(`${n}-`, count), wanted)),
   );
 
   for (const { items, embeddings, scores, labels, outcomes } of shards) {
@@ -71,20 +73,20 @@ test('every row gets the result of its own image, across shard borders', async (
 
 test('no more batches are under way than there are slots', async () => {
   const { stages, account } = recordingStages();
-  await openBatcher(stages, shape).embed('r', itemsOf('a', 100), never);
+  await openBatcher(stages, shape).embed('r', itemsOf('a', 100), wanted);
   expect(account.mostUnderWay).toBe(2);
 });
 
 test('a batch that is not full waits while the device is busy, and goes when it is not', async () => {
   const { stages, account } = recordingStages();
   const batcher = openBatcher(stages, { ...shape, slots: 3 });
-  await batcher.embed('r', itemsOf('a', 6), never);
+  await batcher.embed('r', itemsOf('a', 6), wanted);
   expect(account.fills.map((ids) => ids.length)).toEqual([4, 2]);
 });
 
 test('a failed image costs its row; a batch of nothing but failures never reaches the device', async () => {
   const { stages, account } = recordingStages({ fails: ({ size }) => size < 4 || size === 6 });
-  const rows = await openBatcher(stages, shape).embed('r', itemsOf('a', 8), never);
+  const rows = await openBatcher(stages, shape).embed('r', itemsOf('a', 8), wanted);
   expect(rows.outcomes.map(({ status }) => status)).toEqual([
     ...Array(4).fill('failed'),
     ...['ok', 'ok', 'failed', 'ok'],
@@ -97,21 +99,73 @@ test('a stage that breaks fails the shards of its batch and no other', async () 
   const { stages } = recordingStages({ breaks: ({ id }) => id === 'b1' });
   const batcher = openBatcher(stages, shape);
   const [a, b, c] = await Promise.allSettled([
-    batcher.embed('r', itemsOf('a', 4), never),
-    batcher.embed('r', itemsOf('b', 12), never),
-    batcher.embed('r', itemsOf('c', 4), never),
+    batcher.embed('r', itemsOf('a', 4), wanted),
+    batcher.embed('r', itemsOf('b', 12), wanted),
+    batcher.embed('r', itemsOf('c', 4), wanted),
   ]);
   expect(a?.status).toBe('fulfilled');
   expect(b).toMatchObject({ status: 'rejected', reason: { message: 'the lane broke' } });
   expect(c?.status).toBe('fulfilled');
 });
 
+test('a source that refuses blocks its own shard and no other', async () => {
+  const { stages } = recordingStages();
+  const refusing: BatchStages = {
+    ...stages,
+    fill: async (slot, entries, signal) => {
+      const filled = await stages.fill(slot, entries, signal);
+      const outcomes = filled.outcomes.map((outcome, row) =>
+        entries[row]?.run === 'locked'
+          ? ({ status: 'refused', message: 'the key expired' } as const)
+          : outcome,
+      );
+      return { ...filled, outcomes };
+    },
+  };
+  const batcher = openBatcher(refusing, shape);
+  const [locked, open] = await Promise.allSettled([
+    batcher.embed('locked', itemsOf('a', 6), wanted),
+    batcher.embed('open', itemsOf('b', 6), wanted),
+  ]);
+  expect(locked).toMatchObject({
+    status: 'rejected',
+    reason: { name: 'RunBlocked', message: 'the key expired' },
+  });
+  expect(open?.status).toBe('fulfilled');
+});
+
+test('a batch that nobody waits for any more is let go, and one that somebody does is not', async () => {
+  const { stages } = recordingStages();
+  const signals: AbortSignal[] = [];
+  const held = Promise.withResolvers<void>();
+  const batcher = openBatcher(
+    {
+      ...stages,
+      fill: async (slot, entries, signal) => {
+        signals.push(signal);
+        await held.promise;
+        return stages.fill(slot, entries, signal);
+      },
+    },
+    shape,
+  );
+  const abort = new AbortController();
+  const aborted = batcher.embed('r', itemsOf('a', 6), { signal: abort.signal, suspect: false });
+  const other = batcher.embed('r', itemsOf('b', 2), wanted);
+  abort.abort(new Error('the lock was lost'));
+  await expect(aborted).rejects.toThrow('the lock was lost');
+  // Four of a; two of a and two of b.
+  expect(signals.map((signal) => signal.aborted)).toEqual([true, false]);
+  held.resolve();
+  expect(Array.from((await other).labels)).toEqual([0, 1]);
+});
+
 test('an aborted shard ends at once, and its images that had not begun never do', async () => {
   const { stages, account } = recordingStages();
   const batcher = openBatcher(stages, shape);
   const abort = new AbortController();
-  const aborted = batcher.embed('r', itemsOf('a', 40), abort.signal);
-  const other = batcher.embed('r', itemsOf('b', 4), never);
+  const aborted = batcher.embed('r', itemsOf('a', 40), { signal: abort.signal, suspect: false });
+  const other = batcher.embed('r', itemsOf('b', 4), wanted);
   abort.abort(new Error('the lock was lost'));
   await expect(aborted).rejects.toThrow('the lock was lost');
   expect(Array.from((await other).labels)).toEqual([0, 1, 2, 3]);

@@ -8,7 +8,7 @@ import { finalizeRun } from '../src/finalize.ts';
 import { partKey, successKey } from '../src/layout.ts';
 import { encodePart } from '../src/part.ts';
 import { planRun } from '../src/plan.ts';
-import { createRun, findSuccess, type Run, readSuccess } from '../src/run.ts';
+import { claimRun, createRun, findSuccess, type Run, readSuccess } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import type { Item } from '../src/types.ts';
@@ -40,7 +40,9 @@ async function plannedRun(): Promise<{ folder: string; store: Store; run: Run }>
     read: () => Promise.reject(new Error('not read here')),
     close: async () => undefined,
   };
-  const run = await planRun(store, source, makeRequest('r', { shardSize: rowsPerShard }));
+  const request = makeRequest('r', { shardSize: rowsPerShard });
+  await claimRun(store, request);
+  const run = await planRun(store, source, request);
   return { folder, store, run };
 }
 

@@ -14,7 +14,8 @@ import { makeProvenance, makeShardRows } from './helpers/shard-rows.ts';
 
 /** Three parts of 20, 30 and 10 rows; 3 + 4 + 1 of them failed. */
 const shards = [20, 30, 10].map((count, shard) => makeShardRows(count, { shard }));
-const parts = shards.map((_, shard) => partKey('holiday', shard));
+const asItStands = (key: string) => ({ key, replaced: [] });
+const parts = shards.map((_, shard) => asItStands(partKey('holiday', shard)));
 const options = { dimension: 2048, topK: 5, embeddingType: 'float32' } as const;
 
 let root: string;
@@ -134,7 +135,7 @@ describe('npy', () => {
 
   test('of failed images alone is a list of them', async () => {
     const key = await putPart(90, makeShardRows(3, { isFailed: () => true }), { run: 'all-bad' });
-    const manifest = await run({ parts: [key] });
+    const manifest = await run({ parts: [asItStands(key)] });
     expect(manifest).toMatchObject({ rows: 3, ok: 0, failed: 3 });
     expect(manifest.files.map((file) => file.name)).toEqual(['failed.jsonl']);
   });
@@ -229,7 +230,7 @@ describe.each(exportFormats)('any export (%s)', (format) => {
   });
 
   test('leaves nothing behind where a part is gone', async () => {
-    await expect(run({ format, parts: [...parts, 'parts/gone.parquet'] })).rejects.toThrow(
+    await expect(run({ format, parts: [...parts, asItStands('parts/gone.parquet')] })).rejects.toThrow(
       'parts/gone.parquet is gone',
     );
     expect(await readdir(to)).toEqual([]);
@@ -253,7 +254,7 @@ describe.each(exportFormats)('any export (%s)', (format) => {
   test('never mixes models', async () => {
     const model = { ...makeProvenance().model, fingerprint: 'cd'.repeat(32) };
     const other = await putPart(91, makeShardRows(2), { model });
-    await expect(run({ format, parts: [...parts, other] })).rejects.toThrow(/by model cdcd/);
+    await expect(run({ format, parts: [...parts, asItStands(other)] })).rejects.toThrow(/by model cdcd/);
   });
 
   test('has each row once where it is cut after every part', async () => {

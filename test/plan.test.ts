@@ -1,8 +1,10 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { expect, test } from 'vitest';
 import { openPlan, shardSizes, shardsPerPage } from '../src/page.ts';
 import { planRun } from '../src/plan.ts';
-import { claimRun, findRun, readRun } from '../src/run.ts';
+import { claimRun, findRun, listRuns, readRun } from '../src/run.ts';
 import type { ItemPage, Source } from '../src/sources/source.ts';
+import type { StepMessage } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import type { Item } from '../src/types.ts';
@@ -125,6 +127,44 @@ test('planners that saw different items are never mixed', async () => {
     reason: { code: 'source-changed' },
   });
   expect(new Set((await allItems(store, 'r')).map(({ etag }) => etag)).size).toBe(1);
+});
+
+test('a source that does not list in the order of bytes is refused', async () => {
+  const lists: [string, string[]][] = [
+    ['twice', ['a', 'b', 'b']],
+    ['backwards', ['a', 'c', 'b']],
+    ['as-UTF-16', ['\u{1F600}', '\uFFFD']],
+  ];
+  for (const [run, ids] of lists) {
+    const source = listingOf(0);
+    source.list = async function* () {
+      for (const id of ids) yield { items: [{ id, uri: `test://${id}`, etag: '', size: 1 }], skipped: 0 };
+    };
+    const planned = planRun(newStore(), source, makeRequest(run));
+    await expect(planned).rejects.toMatchObject({ code: 'unordered-source' });
+  }
+});
+
+test('each moment of planning has a name that others can wait for', async () => {
+  const steps: string[] = [];
+  const listen = (message: unknown): void => void steps.push((message as StepMessage).step);
+  subscribe('lensmill:step', listen);
+  try {
+    await planRun(newStore(), listingOf(450), makeRequest('r'));
+  } finally {
+    unsubscribe('lensmill:step', listen);
+  }
+  const page = ['page listed', 'page items created', 'page created'];
+  expect(steps).toEqual([...page, ...page, 'plan created']);
+});
+
+test('a run is found among others by the start of its id, whatever sorts beside it', async () => {
+  const store = newStore();
+  const ids = ['r', 'r-1', 'r.retry-1', 'r.retry-10', 'r.retry-2', 'r0', 'r00', 'ra', 'q'];
+  for (const id of ids) await claimRun(store, makeRequest(id));
+  expect((await listRuns(store)).toSorted()).toEqual(ids.toSorted());
+  expect(await listRuns(store, 'r.retry-')).toEqual(['r.retry-1', 'r.retry-10', 'r.retry-2']);
+  expect(await listRuns(store, 'x')).toEqual([]);
 });
 
 test('a source without images is refused, and says what was left out', async () => {

@@ -3,9 +3,10 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
 import { checkRedis } from '../src/queue.ts';
-import { startPrivateRedis } from '../src/redis-server.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 
 test('a private Redis answers, keeps what it holds, and is gone when closed', async () => {
   const redis = await startPrivateRedis();
@@ -26,6 +27,52 @@ test('a private Redis does not outlive a process that was killed, nor do its fil
   expect(isThere()).toBe(false);
 });
 
+test('a private Redis that is killed comes back with what it held, and its clients go on', async () => {
+  let restarts = 0;
+  const server = await startPrivateRedis({ onRestart: () => restarts++ });
+  const client = connectTo(server);
+  try {
+    // A write may wait for the flush of the one before, and a kill would lose it.
+    await client.config('SET', 'appendfsync', 'always');
+    await client.set('before', 'kept');
+    const killed = server.pid;
+    process.kill(killed, 'SIGKILL');
+    await client.set('after', 'written');
+    expect(await client.mget('before', 'after')).toEqual(['kept', 'written']);
+    expect(server.pid).not.toBe(killed);
+    expect(isAlive(server.pid)).toBe(true);
+    expect(restarts).toBe(1);
+  } finally {
+    client.disconnect();
+    await server.close();
+  }
+  expect(isAlive(server.pid)).toBe(false);
+  expect(existsSync(dirname(server.url))).toBe(false);
+});
+
+test('a private Redis that dies again and again is given up, and says so', async () => {
+  const lost = Promise.withResolvers<Error>();
+  const server = await startPrivateRedis({ onLost: lost.resolve });
+  const kill = setInterval(() => isAlive(server.pid) && process.kill(server.pid, 'SIGKILL'), 20);
+  try {
+    expect(await lost.promise).toMatchObject({
+      code: 'no-redis',
+      message: expect.stringContaining('5 times'),
+    });
+    expect(existsSync(dirname(server.url))).toBe(false);
+  } finally {
+    clearInterval(kill);
+    await server.close();
+  }
+});
+
+test('a private Redis that was closed is not lost', async () => {
+  let losses = 0;
+  const server = await startPrivateRedis({ onLost: () => losses++ });
+  await server.close();
+  expect(losses).toBe(0);
+});
+
 test('without redis-server on the PATH, the error names the command that installs it', async () => {
   const path = process.env.PATH;
   process.env.PATH = '/usr/bin/nowhere:/bin-without-redis';
@@ -38,6 +85,13 @@ test('without redis-server on the PATH, the error names the command that install
     process.env.PATH = path;
   }
 });
+
+function connectTo({ url }: PrivateRedis): Redis {
+  const client = new Redis(url, { maxRetriesPerRequest: null });
+  // ioredis connects again by itself.
+  client.on('error', () => undefined);
+  return client;
+}
 
 function isAlive(pid: number): boolean {
   try {

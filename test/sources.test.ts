@@ -121,6 +121,20 @@ describe.each([
     expect(chosen.skipped).toBe(3);
   });
 
+  test('an item can be looked up as it is now, and stays as it was where it is gone', async () => {
+    for (const id of ['a/ü+1.jpg', 'b.jpg']) await ground.put(id, bytes('first'));
+    const source = open(ground.uri);
+    const [item, gone] = (await listAll(source)).items as [Item, Item];
+    expect(await source.refresh?.(item)).toEqual(item);
+    await ground.put('a/ü+1.jpg', bytes('second version'));
+    const now = await source.refresh?.(item);
+    expect(now).toEqual((await listAll(source)).items[0]);
+    expect(now).toMatchObject({ id: item.id, uri: item.uri, size: 14 });
+    expect(now?.etag).not.toBe(item.etag);
+    const never = { ...gone, id: 'never.jpg' };
+    expect(await source.refresh?.(never)).toEqual(never);
+  });
+
   test('an empty root has no items and no error', async () => {
     await ground.put('not-a-picture', bytes('x'));
     const source = open(ground.uri, pictures);

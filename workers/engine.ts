@@ -23,11 +23,18 @@ export interface EngineOptions {
   reads: number;
   readTimeoutMs: number;
   s3: S3Options;
+  /** For so long after the start every image is decoded in a sandbox, and not only the suspect ones. */
+  cautiousMs: number;
+  /** Something that the operator should know, once. */
+  onNotice(notice: string): void;
 }
 
 export interface Engine {
   readonly batcher: Batcher;
+  /** Images per run of the model; less than asked for once the device ran out of memory. */
   readonly batch: number;
+  /** Rejects when a thread is lost, as by a decoder that hangs: the process must end then. */
+  readonly lost: Promise<never>;
   readonly lanes: number;
   /** Must be called with a run before its first shard; calling it again is cheap. */
   announceRun(run: Run): Promise<void>;
@@ -71,6 +78,8 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
   const announced = new Map<string, Promise<unknown>>();
   const times = { inferMs: 0, waitedMs: 0 };
+  let smallestBatch = batch;
+  const cautiousUntil = performance.now() + options.cautiousMs;
 
   const close = async (): Promise<void> => {
     await Promise.all([sessions.close(), lanes.close()]);
@@ -85,10 +94,20 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const batcher = openBatcher(
     {
       // Only 'open' and 'run' are answered with nothing.
-      fill: async (slot, entries) =>
-        (await lanes.callOne({ kind: 'fill', slot, entries })) as NonNullable<LaneReply>,
+      async fill(slot, entries, signal) {
+        const isCautious = performance.now() < cautiousUntil;
+        const wanted = isCautious ? entries.map((entry) => ({ ...entry, suspect: true })) : entries;
+        const abort = { signal, abandon: { kind: 'abandon', slot } as const };
+        return (await lanes.callOne(
+          { kind: 'fill', slot, entries: wanted },
+          abort,
+        )) as NonNullable<LaneReply>;
+      },
       async infer(slot) {
         const result = (await sessions.callOne({ kind: 'infer', slot })) as NonNullable<InferenceReply>;
+        // What was made before a session became smaller has the larger batch; a part tells the smallest.
+        smallestBatch = Math.min(smallestBatch, result.batch);
+        if (result.notice !== undefined) options.onNotice(result.notice);
         times.inferMs += result.inferMs / sessionCount;
         times.waitedMs += result.waitedMs / sessionCount;
         return result;
@@ -99,7 +118,10 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
 
   return {
     batcher,
-    batch,
+    get batch() {
+      return smallestBatch;
+    },
+    lost: Promise.race([sessions.lost, lanes.lost]),
     lanes: laneCount,
     async announceRun(run) {
       let ready = announced.get(run.run);

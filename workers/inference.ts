@@ -1,5 +1,6 @@
 /** An inference thread: owns one session, and is blocked by it while the model runs. */
 import { workerData } from 'node:worker_threads';
+import { type ElasticSession, openElasticSession } from '../src/elastic.ts';
 import { openSession, type Session, type SessionOptions } from '../src/infer.ts';
 import type { BatchResult } from '../src/types.ts';
 import { serveThread } from './thread.ts';
@@ -10,11 +11,21 @@ export interface InferenceOptions extends SessionOptions {
 
 /** 'open' loads the model and warms it up; it comes first. */
 export type InferenceRequest = { kind: 'open' } | { kind: 'infer'; slot: number };
-export type InferenceReply = (BatchResult & { inferMs: number; waitedMs: number }) | undefined;
+export type InferenceReply =
+  | (BatchResult & {
+      inferMs: number;
+      waitedMs: number;
+      /** Images per run of the model: fewer than a slot has, once memory was short. */
+      batch: number;
+      /** What the operator should know, said once. */
+      notice?: string;
+    })
+  | undefined;
 
 // Only workers/engine.ts starts this thread.
 const { slots, ...options } = workerData as InferenceOptions;
-let session: Session | undefined;
+let session: ElasticSession | undefined;
+let notice: string | undefined;
 let idleSince = 0;
 let last: Promise<unknown> = Promise.resolve();
 
@@ -29,9 +40,26 @@ serveThread<InferenceRequest, InferenceReply>(
 );
 
 async function open(): Promise<undefined> {
-  session = await openSession(options);
-  await session.run(new Uint8Array(options.batch * options.crop ** 2 * 3));
+  session = await openElasticSession({
+    open: openWarmSession,
+    batch: options.batch,
+    deviceName: options.device.name,
+    onSmaller: (text) => {
+      notice = text;
+    },
+  });
   idleSince = performance.now();
+}
+
+async function openWarmSession(batch: number): Promise<Session> {
+  const opened = await openSession({ ...options, batch });
+  try {
+    await opened.run(new Uint8Array(batch * options.crop ** 2 * 3));
+    return opened;
+  } catch (error) {
+    await opened.release();
+    throw error;
+  }
 }
 
 async function infer(slot: number): Promise<InferenceReply> {
@@ -41,5 +69,13 @@ async function infer(slot: number): Promise<InferenceReply> {
   const waitedMs = started - idleSince;
   const result = await session.run(new Uint8Array(pixels));
   idleSince = performance.now();
-  return { ...result, inferMs: idleSince - started, waitedMs };
+  const said = notice;
+  notice = undefined;
+  return {
+    ...result,
+    inferMs: idleSince - started,
+    waitedMs,
+    batch: session.batch,
+    ...(said !== undefined && { notice: said }),
+  };
 }

@@ -1,14 +1,19 @@
-/** A lane: the thread that turns items into pixels. Fetches and decodes `reads` items at once, straight into a slot. */
+/**
+ * A lane: the thread that turns items into pixels. Fetches and decodes `reads` items at once, straight into a slot. A
+ * suspect item is decoded in a process of its own (sandbox.ts), one at a time.
+ */
 import { workerData } from 'node:worker_threads';
 import pLimit from 'p-limit';
-import type { FilledSlot, SlotEntry } from '../src/batch.ts';
+import type { FilledSlot, Refusal, SlotEntry } from '../src/batch.ts';
 import { decodeImage } from '../src/decode.ts';
+import { ConfigError } from '../src/errors.ts';
 import { fetchItem } from '../src/fetch.ts';
 import type { Run } from '../src/run.ts';
 import type { S3Options } from '../src/s3.ts';
 import { openSource } from '../src/sources/open-source.ts';
 import type { Source } from '../src/sources/source.ts';
 import type { Outcome } from '../src/types.ts';
+import { openSandbox } from './sandbox.ts';
 import { serveThread } from './thread.ts';
 
 export interface LaneOptions {
@@ -19,62 +24,101 @@ export interface LaneOptions {
   s3: S3Options;
 }
 
-/** A run is announced before its first items. */
+/** A run is announced before its first items. 'abandon' lets go of a fill that nobody waits for any more. */
 export type LaneRequest =
   | { kind: 'run'; run: Run }
-  | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] };
+  | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] }
+  | { kind: 'abandon'; slot: number };
 export type LaneReply = FilledSlot | undefined;
+
+/** A picture of 100 megapixels takes seconds: a decoder that needs this long will not come back. */
+const decodeMs = 120_000;
 
 // Only workers/engine.ts starts this thread.
 const { slots, reads, readTimeoutMs, s3 } = workerData as LaneOptions;
 const limit = pLimit(reads);
 const runs = new Map<string, { run: Run; source: Source }>();
+const filling = new Map<number, AbortController>();
+const sandbox = openSandbox(decodeMs);
 
 serveThread<LaneRequest, LaneReply>(
   async (request) => {
     if (request.kind === 'fill') return fillSlot(request.slot, request.entries);
-    const { run } = request;
-    runs.set(run.run, { run, source: openSource(run.source.uri, run.source, s3) });
+    if (request.kind === 'run') openRun(request.run);
+    else filling.get(request.slot)?.abort();
     return undefined;
   },
   async () => {
+    sandbox.close();
     await Promise.all([...runs.values()].map(({ source }) => source.close()));
   },
 );
 
+function openRun(run: Run): void {
+  runs.set(run.run, { run, source: openSource(run.source.uri, run.source, s3) });
+}
+
 async function fillSlot(slot: number, entries: readonly SlotEntry[]): Promise<FilledSlot> {
   const pixels = slots[slot];
   if (!pixels) throw new Error(`there is no slot ${slot}: this is a bug`);
+  const abandoned = new AbortController();
+  filling.set(slot, abandoned);
   const times = { fetchMs: 0, decodeMs: 0 };
-
-  const outcomes = await Promise.all(entries.map((entry, row) => limit(() => fillRow(entry, row))));
-  return { outcomes, ...times };
-
-  async function fillRow({ run: id, item }: SlotEntry, row: number): Promise<Outcome> {
-    const opened = runs.get(id);
-    if (!opened) throw new Error(`run ${id} was not announced to its lane: this is a bug`);
-    const { run, source } = opened;
-
-    const started = performance.now();
-    const fetched = await fetchItem(source, item, { maxBytes: run.maxBytes, timeoutMs: readTimeoutMs });
-    const read = performance.now();
-    times.fetchMs += read - started;
-    if ('error' in fetched) return { status: 'failed', ...fetched };
-
-    const { content, ...facts } = fetched;
-    const imageBytes = run.model.preprocessing.crop ** 2 * 3;
-    const decoded = await decodeImage(
-      content,
-      new Uint8Array(pixels as SharedArrayBuffer, row * imageBytes, imageBytes),
-      {
-        preprocessing: run.model.preprocessing,
-        resizeMode: run.model.resizeMode,
-        maxPixels: run.maxPixels,
-      },
+  try {
+    const outcomes = await Promise.all(
+      entries.map((entry, row) => limit(() => fillRow(entry, row, pixels, abandoned.signal, times))),
     );
-    times.decodeMs += performance.now() - read;
-    return 'error' in decoded
-      ? { status: 'failed', ...facts, ...decoded }
-      : { status: 'ok', ...facts, ...decoded };
+    return { outcomes, ...times };
+  } finally {
+    filling.delete(slot);
   }
+}
+
+async function fillRow(
+  { run: id, item, suspect }: SlotEntry,
+  row: number,
+  pixels: SharedArrayBuffer,
+  signal: AbortSignal,
+  times: { fetchMs: number; decodeMs: number },
+): Promise<Outcome | Refusal> {
+  signal.throwIfAborted();
+  const opened = runs.get(id);
+  if (!opened) throw new Error(`run ${id} was not announced to its lane: this is a bug`);
+  const { run, source } = opened;
+
+  const started = performance.now();
+  let fetched: Awaited<ReturnType<typeof fetchItem>>;
+  try {
+    fetched = await fetchItem(source, item, { maxBytes: run.maxBytes, timeoutMs: readTimeoutMs, signal });
+  } catch (error) {
+    if (error instanceof ConfigError) return { status: 'refused', message: error.message };
+    throw error;
+  }
+  const read = performance.now();
+  times.fetchMs += read - started;
+  if ('error' in fetched) return { status: 'failed', ...fetched };
+
+  const { content, ...facts } = fetched;
+  const imageBytes = run.model.preprocessing.crop ** 2 * 3;
+  const target = new Uint8Array(pixels, row * imageBytes, imageBytes);
+  const options = {
+    preprocessing: run.model.preprocessing,
+    resizeMode: run.model.resizeMode,
+    maxPixels: run.maxPixels,
+  };
+  const decoded = suspect
+    ? await sandbox.decode(content, target, options)
+    : await orDie(decodeImage(content, target, options), item.uri);
+  times.decodeMs += performance.now() - read;
+  return 'error' in decoded
+    ? { status: 'failed', ...facts, ...decoded }
+    : { status: 'ok', ...facts, ...decoded };
+}
+
+/** A decoder that hangs holds a thread that nothing can free. The worker ends, and its shards come back as suspects. */
+function orDie<T>(decoding: Promise<T>, uri: string): Promise<T> {
+  const timer = setTimeout(() => {
+    throw new Error(`decoding ${uri} did not end in ${decodeMs / 1000} s`);
+  }, decodeMs);
+  return decoding.finally(() => clearTimeout(timer));
 }

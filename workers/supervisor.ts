@@ -11,13 +11,18 @@ export interface Supervisor {
   ready: Promise<{ device: string }>;
   /** Resolves after `stop`; rejects when the worker cannot go on: ConfigError, or it crashed too often. */
   ended: Promise<void>;
-  /** Drains. The second call ends the worker at once. */
+  /** Drains. The second call hands the shards in flight back at once, the third ends the process. */
   stop(): void;
 }
 
-/** A worker that crashes this often without a minute between gives up: something is wrong that a restart cannot cure. */
+/** A worker that crashes this often without a shard done in between gives up: something is wrong that no restart cures. */
 const maxCrashes = 5;
-const calmMs = 60_000;
+const noStore = 'store-unreachable';
+/**
+ * How long after a crash the next process decodes in sandboxes. A picture that kills a decoder seldom comes alone, and each
+ * would cost a start and the shards in flight.
+ */
+const cautiousMs = 600_000;
 
 /**
  * glibc gives large blocks back to the kernel as soon as they are freed, and every picture's pixels are one: kept, they
@@ -26,31 +31,36 @@ const calmMs = 60_000;
 const mallocSettings = { MALLOC_MMAP_THRESHOLD_: '67108864', MALLOC_TRIM_THRESHOLD_: '268435456' };
 
 export function superviseWorker(
-  options: WorkerOptions,
+  options: Omit<WorkerOptions, 'cautiousMs'>,
   { log, writeLine }: { log: Logger; writeLine(line: string): void },
 ): Supervisor {
   const ready = Promise.withResolvers<{ device: string }>();
   // Whoever does not wait for `ready` waits for `ended`, which rejects for the same reason.
   ready.promise.catch(() => undefined);
   let child: ChildProcess | undefined;
-  let stopping = false;
+  const stopping = new AbortController();
+  let stops = 0;
+  let wasReady = false;
+  let shardsDone = 0;
 
   async function supervise(): Promise<void> {
-    let crashes = 0;
-    while (!stopping) {
-      const started = performance.now();
-      const how = await runOnce();
-      if (stopping || how === 'ended') return;
-      crashes = performance.now() - started > calmMs ? 1 : crashes + 1;
+    for (let crashes = 0; stops === 0; ) {
+      shardsDone = 0;
+      const how = await runOnce(crashes > 0);
+      if (stops > 0 || how === 'ended') return;
+      crashes = shardsDone > 0 || how === noStore ? 1 : crashes + 1;
       if (crashes >= maxCrashes)
-        throw new Error(`the worker crashed ${crashes} times in a row (${how}); see the log above`);
+        throw new Error(
+          `the worker crashed ${crashes} times without finishing a shard (${how}); see the log above`,
+        );
       log.error({ how, crashes }, 'worker crashed; starting another');
-      await sleep(Math.min(1_000 * 2 ** (crashes - 1), 30_000));
+      const pauseMs = Math.min(1_000 * 2 ** (crashes - 1), 30_000);
+      await sleep(pauseMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   }
 
   /** Resolves with how the process ended; rejects when it said that it cannot go on. */
-  function runOnce(): Promise<string> {
+  function runOnce(isCautious: boolean): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const worker = fork(entryOf('worker'), {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -60,7 +70,12 @@ export function superviseWorker(
     child = worker;
     if (worker.stderr) createInterface({ input: worker.stderr }).on('line', (line) => writeLine(`${line}\n`));
     worker.on('message', (message: WorkerReport) => {
-      if (message.kind === 'ready') ready.resolve({ device: message.device });
+      if (message.kind === 'ready') {
+        wasReady = true;
+        ready.resolve({ device: message.device });
+      } else if (message.kind === 'shard done') shardsDone += 1;
+      // A store that was there will be there again.
+      else if (message.error.code === noStore && wasReady) resolve(noStore);
       else if (message.error.code !== undefined) reject(errorOf(message.error));
       else log.error({ error: message.error.message }, 'worker failed');
     });
@@ -68,18 +83,19 @@ export function superviseWorker(
     worker.on('exit', (code, signal) =>
       resolve(code === 0 ? 'ended' : signal ? `signal ${signal}` : `exit code ${code}`),
     );
-    worker.send(options);
+    worker.send({ ...options, cautiousMs: isCautious ? cautiousMs : 0 } satisfies WorkerOptions);
     return promise;
   }
 
   const ended = supervise();
-  ended.catch((error) => ready.reject(error));
+  ended.then(() => ready.reject(new Error('the worker was stopped')), ready.reject);
   return {
     ready: ready.promise,
     ended,
     stop() {
-      child?.kill(stopping ? 'SIGKILL' : 'SIGTERM');
-      stopping = true;
+      child?.kill(stops < 2 ? 'SIGTERM' : 'SIGKILL');
+      stops += 1;
+      stopping.abort();
     },
   };
 }

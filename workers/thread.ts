@@ -7,6 +7,8 @@ import { parentPort, Worker } from 'node:worker_threads';
 import { ConfigError } from '../src/errors.ts';
 
 export interface Thread<Request, Reply> {
+  /** Rejects when the thread ends before `close`. */
+  lost: Promise<never>;
   /** Rejects with what the thread's handler threw, or when the thread is lost. */
   call(request: Request): Promise<Reply>;
   /** Lets the calls under way end, then the thread. Safe to call twice. */
@@ -35,6 +37,9 @@ export function openThread<Request, Reply>(
   const waiting = new Map<number, PromiseWithResolvers<Reply>>();
   let calls = 0;
   let lost: Error | undefined;
+  let closing = false;
+  const loss = Promise.withResolvers<never>();
+  loss.promise.catch(() => undefined);
 
   worker.on('message', (message: ReplyMessage<Reply>) => {
     const call = waiting.get(message.id);
@@ -45,6 +50,7 @@ export function openThread<Request, Reply>(
   const exited = new Promise<void>((resolve) => {
     const end = (error: Error): void => {
       lost ??= error;
+      if (!closing) loss.reject(lost);
       for (const call of waiting.values()) call.reject(lost);
       waiting.clear();
     };
@@ -56,6 +62,7 @@ export function openThread<Request, Reply>(
   });
 
   return {
+    lost: loss.promise,
     call(request) {
       if (lost) return Promise.reject(lost);
       const call = Promise.withResolvers<Reply>();
@@ -65,6 +72,7 @@ export function openThread<Request, Reply>(
       return call.promise;
     },
     async close() {
+      closing = true;
       if (!lost) worker.postMessage(null);
       await exited;
     },
@@ -72,8 +80,10 @@ export function openThread<Request, Reply>(
 }
 
 export interface Threads<Request, Reply> {
-  /** To the one with the fewest calls under way. */
-  callOne(request: Request): Promise<Reply>;
+  /** Rejects when one of them ends before `close`. */
+  lost: Promise<never>;
+  /** To the one with the fewest calls under way. When `signal` aborts, the same thread is sent `abandon`. */
+  callOne(request: Request, abort?: { signal: AbortSignal; abandon: Request }): Promise<Reply>;
   callAll(request: Request): Promise<Reply[]>;
   close(): Promise<void>;
 }
@@ -88,14 +98,23 @@ export function openThreads<Request, Reply>(
     thread: openThread<Request, Reply>(name, workerData),
     calls: 0,
   }));
+  const lost = Promise.race(members.map(({ thread }) => thread.lost));
+  lost.catch(() => undefined); // whoever waits for it hears of it
   return {
-    async callOne(request) {
+    lost,
+    async callOne(request, abort) {
       const member = members.reduce((least, other) => (other.calls < least.calls ? other : least));
+      const onAbort = (): void => {
+        // What it was asked for tells how it went.
+        if (abort) member.thread.call(abort.abandon).catch(() => undefined);
+      };
+      abort?.signal.addEventListener('abort', onAbort);
       member.calls += 1;
       try {
         return await member.thread.call(request);
       } finally {
         member.calls -= 1;
+        abort?.signal.removeEventListener('abort', onAbort);
       }
     },
     callAll: (request) => Promise.all(members.map(({ thread }) => thread.call(request))),
@@ -132,7 +151,7 @@ export function serveThread<Request, Reply>(
 }
 
 /** This file's neighbours are .ts when run from source and .js when built. */
-export function entryOf(name: 'lane' | 'inference' | 'worker'): URL {
+export function entryOf(name: 'lane' | 'inference' | 'worker' | 'decoder'): URL {
   return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
 }
 

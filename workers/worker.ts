@@ -7,18 +7,20 @@
  *   3. This main thread talks to Redis and the store and renews locks; lanes and the inference thread do the work, so it
  *      never blocks for long.
  *   4. SIGTERM, or a parent that is gone: no new shards; those in flight are finished, or handed back after the grace
- *      period; then the threads end by themselves, and the process with them.
+ *      period, or at once with a second SIGTERM; then the threads end by themselves, and the process with them.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { consumeShards, NotForThisWorker } from '../src/consume.ts';
 import type { Device } from '../src/devices/device.ts';
 import { resolveDevice } from '../src/devices/resolve-device.ts';
-import { ConfigError, messageOf } from '../src/errors.ts';
+import { ConfigError, messageOf, OutOfReach } from '../src/errors.ts';
 import { finalizeRun } from '../src/finalize.ts';
 import { type Logger, openLog } from '../src/log.ts';
-import { openPipeline, type Pipeline } from '../src/pipeline.ts';
-import { consumeShards, NotForThisWorker, openQueue } from '../src/queue.ts';
-import { type Run, readRun } from '../src/run.ts';
+import { ofStore, openPipeline, type Pipeline } from '../src/pipeline.ts';
+import { openQueue } from '../src/queue.ts';
+import { needsOf, type Run, type RunNeeds, readRun } from '../src/run.ts';
 import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { version } from '../src/version.ts';
@@ -48,11 +50,14 @@ export interface WorkerOptions {
   queue: string;
   /** Its model is loaded before the first shard is taken; without it, the first shard decides. */
   run?: string;
+  /** How long to decode in sandboxes: the process before this one crashed. */
+  cautiousMs: number;
   settings: WorkerSettings;
 }
 
 export type WorkerReport =
   | { kind: 'ready'; device: string }
+  | { kind: 'shard done' }
   | { kind: 'fatal'; error: { message: string; code?: string } };
 
 /** Shards that one worker holds at once, so that the tail of one does not starve the device. */
@@ -61,11 +66,16 @@ const shardsInFlight = 3;
 const closeMs = 5_000;
 
 process.once('message', (options: WorkerOptions) => {
-  work(options).catch((error: unknown) => {
-    report({ kind: 'fatal', error: portableOf(error) });
-    process.exitCode = error instanceof ConfigError ? 2 : 1;
-    if (process.connected) process.disconnect();
-  });
+  work(options)
+    .catch((error: unknown) => {
+      report({ kind: 'fatal', error: portableOf(error) });
+      process.exitCode = error instanceof ConfigError ? 2 : 1;
+    })
+    .finally(() => {
+      if (process.connected) process.disconnect();
+      // The threads have ended; what is left waits for a Redis that is gone.
+      setTimeout(() => process.exit(), closeMs).unref();
+    });
 });
 // Ctrl-C reaches every process of the terminal; the parent decides what it means.
 process.on('SIGINT', () => undefined);
@@ -78,20 +88,19 @@ async function work(options: WorkerOptions): Promise<void> {
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
 
   const store = openStore(options.output, s3OptionsOf(settings));
-  const models = modelSlot(store, device, settings, log);
+  const models = modelSlot(store, device, options, log);
   try {
     await store.probe();
     if (options.run !== undefined) await models.pipelineFor(await readRun(store, options.run));
-    if (!stop.aborted) await consumeUntil(stop, options, store, models, log);
+    if (!stop.signal.aborted) await consumeUntil(stop, options, store, models, log);
   } finally {
     await models.close();
     await store.close();
-    if (process.connected) process.disconnect();
   }
 }
 
 async function consumeUntil(
-  stop: AbortSignal,
+  stop: StopRequest,
   options: WorkerOptions,
   store: Store,
   models: ModelSlot,
@@ -103,7 +112,7 @@ async function consumeUntil(
   let cause: ConfigError | undefined;
   const runs = new Map<string, Run>();
   const runOf = async (id: string): Promise<Run> => {
-    const run = runs.get(id) ?? (await readRun(store, id));
+    const run = runs.get(id) ?? (await ofStore(readRun(store, id)));
     runs.set(id, run);
     return run;
   };
@@ -113,29 +122,39 @@ async function consumeUntil(
     queue,
     log,
     handlers: {
-      async onShard(id, shard, signal) {
+      fits: models.fits,
+      async onShard({ run: id, shard, suspect, lease }) {
+        atStep('shard taken', id, shard);
         const run = await runOf(id);
         const pipeline = await models.pipelineFor(run).catch(refuse);
-        const done = await pipeline.processShard(run, shard, signal);
-        log.info({ run: id, shard, ...roundTimes(done) }, 'shard done');
+        const done = await pipeline.processShard(run, shard, { lease, suspect }).catch(refuse);
+        log.info({ run: id, shard, ...(suspect && { suspect }), ...roundTimes(done) }, 'shard done');
+        report({ kind: 'shard done' });
         const shardsDone = await queue.markDone(id, shard, done);
-        if (shardsDone >= run.shards) await queue.enqueueFinalize(id);
+        atStep('shard marked done', id, shard);
+        if (shardsDone < run.shards) return;
+        await queue.enqueueFinalize(id);
+        atStep('finalize enqueued', id);
       },
       async onFinalize(id) {
-        const { items, ok, failed } = await finalizeRun(store, await runOf(id));
+        atStep('finalize taken', id);
+        const { items, ok, failed } = await ofStore(runOf(id).then((run) => finalizeRun(store, run)));
         log.info({ run: id, items, ok, failed, ...roundTimes(models.deviceTimes() ?? {}) }, 'run done');
       },
     },
   });
   report({ kind: 'ready', device: models.device.name });
 
-  await Promise.race([new Promise((resolve) => stop.addEventListener('abort', resolve)), broken.promise]);
+  await Promise.race([aborted(stop.signal), broken.promise]);
   log.info('stopping');
   const { graceMs } = options.settings;
+  const drained = consumer.close(graceMs);
+  stop.hurry.addEventListener('abort', () => void consumer.close(0));
   await Promise.race([
-    consumer.close(graceMs),
-    // A Redis that is gone would keep us for ever: the shards in flight are then another worker's in ten seconds.
+    drained,
+    // A Redis that is gone would keep us for ever: the shards in flight are then another worker's in fifteen seconds.
     sleep(graceMs + closeMs, undefined, { ref: false }),
+    aborted(stop.hurry).then(() => sleep(closeMs, undefined, { ref: false })),
   ]);
   await queue.close();
   if (cause) throw cause;
@@ -143,6 +162,7 @@ async function consumeUntil(
   /** A device or model that does not work here is no reason to burn shards: they go back, and this worker ends. */
   function refuse(error: unknown): never {
     if (!(error instanceof ConfigError)) throw error;
+    if (error.code === 'store-unreachable') throw new OutOfReach(error.message, { cause: error });
     cause = error;
     broken.resolve();
     throw new NotForThisWorker(error.message);
@@ -151,6 +171,8 @@ async function consumeUntil(
 
 interface ModelSlot {
   readonly device: Device;
+  /** Whether a run's shards are for this worker: its version is ours, and its model too, unless none is loaded yet. */
+  fits(run: string, needs: RunNeeds): boolean;
   /** The pipeline for a run's model: opened for the first run, refused to runs of another model. */
   pipelineFor(run: Run): Promise<Pipeline>;
   /** What the device did since the model was loaded, ms. */
@@ -159,10 +181,16 @@ interface ModelSlot {
 }
 
 /** One model fits into a worker: the first run's. */
-function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: Logger): ModelSlot {
-  let opening: { key: string; engine: Promise<Engine> } | undefined;
+function modelSlot(
+  store: Store,
+  device: Device,
+  { settings, cautiousMs }: WorkerOptions,
+  log: Logger,
+): ModelSlot {
+  let opening: { model: string; engine: Promise<Engine> } | undefined;
   let engine: Engine | undefined;
   let pipeline: Pipeline | undefined;
+  const refused = new Set<string>();
 
   async function open(run: Run): Promise<Engine> {
     const started = performance.now();
@@ -175,12 +203,18 @@ function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: 
       dimension: run.model.dimension,
       topK: run.topK,
       s3: s3OptionsOf(settings),
+      cautiousMs,
+      onNotice: (notice) => log.warn(notice),
+    });
+    opened.lost.catch((error) => {
+      report({ kind: 'fatal', error: { message: messageOf(error) } });
+      process.exit(1);
     });
     const { batch, lanes, batcher } = opened;
     pipeline = openPipeline({
       store,
       batcher,
-      provenance: { lensmill: version, device: device.kind, batch },
+      provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch }),
     });
     const { ref, precision } = run.model;
     const loadMs = Math.round(performance.now() - started);
@@ -190,10 +224,18 @@ function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: 
 
   return {
     device,
+    fits(run, needs) {
+      const isOurs = needs.lensmill === version && (!opening || opening.model === needs.model);
+      if (!isOurs && !refused.has(run)) {
+        refused.add(run);
+        log.warn({ run, needs, lensmill: version, model: opening?.model }, 'run left to other workers');
+      }
+      return isOurs;
+    },
     async pipelineFor(run) {
-      const key = `${run.model.fingerprint} ${run.topK}`;
-      opening ??= { key, engine: open(run) };
-      if (opening.key !== key)
+      const { model } = needsOf(run);
+      opening ??= { model, engine: open(run) };
+      if (opening.model !== model)
         throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
       try {
         engine = await opening.engine;
@@ -212,13 +254,26 @@ function modelSlot(store: Store, device: Device, settings: WorkerSettings, log: 
   };
 }
 
-/** Aborts when the worker shall stop: the parent says so, or is gone. */
-function stopRequest(): AbortSignal {
-  const controller = new AbortController();
-  const stop = (): void => controller.abort();
-  process.on('SIGTERM', stop);
-  process.on('disconnect', stop);
-  return controller.signal;
+interface StopRequest {
+  /** The parent says so, or is gone. */
+  signal: AbortSignal;
+  /** The parent says so again. */
+  hurry: AbortSignal;
+}
+
+function stopRequest(): StopRequest {
+  const first = new AbortController();
+  const second = new AbortController();
+  process.on('SIGTERM', () => (first.signal.aborted ? second : first).abort());
+  process.on('disconnect', () => first.abort());
+  return { signal: first.signal, hurry: second.signal };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve());
+  });
 }
 
 function report(message: WorkerReport): void {

@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
 import { type Logger, openLog } from '../log.ts';
+import { explainRedisReply } from '../redis-errors.ts';
 import {
   type ResolvedSettings,
   readSettingsFile,
@@ -34,6 +35,8 @@ export interface Context {
   print(result: unknown, text: string): void;
   /** Aborts at the first SIGINT or SIGTERM; `reason` is the signal's name. A command that does not use it just ends. */
   readonly interrupted: AbortSignal;
+  /** Aborts at the second signal, for a command that can then stop at once in good order; else the second ends it. */
+  readonly hurried: AbortSignal;
   readonly wasInterrupted: boolean;
 }
 
@@ -89,7 +92,8 @@ export function addCommand(program: Command, name: string, options: CommandOptio
   });
 }
 
-function reportError(error: unknown, context: Context | undefined): ExitCode {
+function reportError(thrown: unknown, context: Context | undefined): ExitCode {
+  const error = explainRedisReply(thrown, context?.settings.redis ?? 'its private socket');
   if (context?.wasInterrupted) {
     process.stderr.write('lensmill: interrupted\n');
     return interruptedCode(context.interrupted);
@@ -105,7 +109,11 @@ function openContext({ values, origins }: ResolvedSettings): Context {
   const terminal = openTerminal(process.stderr);
   // On a terminal the live line tells the same, unless somebody asked for the log.
   if (terminal.isLive && origins.logLevel === 'default') values.logLevel = 'warn';
-  let interrupt: AbortController | undefined;
+  let signals: Signals | undefined;
+  const listen = (): Signals => {
+    signals ??= listenForSignals();
+    return signals;
+  };
   return {
     settings: values,
     origins,
@@ -113,25 +121,40 @@ function openContext({ values, origins }: ResolvedSettings): Context {
     terminal,
     print: (result, text) => void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`),
     get interrupted() {
-      interrupt ??= listenForSignals();
-      return interrupt.signal;
+      return listen().interrupted.signal;
+    },
+    get hurried() {
+      listen().canHurry = true;
+      return listen().hurried.signal;
     },
     get wasInterrupted() {
-      return interrupt?.signal.aborted ?? false;
+      return signals?.interrupted.signal.aborted ?? false;
     },
   };
 }
 
-/** The first signal asks the command to stop, a second one ends it. */
-function listenForSignals(): AbortController {
-  const interrupt = new AbortController();
+interface Signals {
+  interrupted: AbortController;
+  hurried: AbortController;
+  canHurry: boolean;
+}
+
+/** The first signal asks the command to stop, the second one to hurry, and the next one ends it. */
+function listenForSignals(): Signals {
+  const signals: Signals = {
+    interrupted: new AbortController(),
+    hurried: new AbortController(),
+    canHurry: false,
+  };
+  const { interrupted, hurried } = signals;
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (interrupt.signal.aborted) process.exit(exitCodes.interrupted);
-    interrupt.abort(signal);
+    if (!interrupted.signal.aborted) interrupted.abort(signal);
+    else if (signals.canHurry && !hurried.signal.aborted) hurried.abort(signal);
+    else process.exit(exitCodes.interrupted);
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  return interrupt;
+  return signals;
 }
 
 /** The exit code of work that a signal ended. */

@@ -43,8 +43,9 @@ export function addDemoCommand(program: Command): void {
         const run = await planOnce(context, store, folder ?? join(settings.cacheDir, 'photographs'));
         const earlier = await findSuccess(store, run.run);
         const driven = earlier ? undefined : await driveRun(context, store, run);
+        if (driven && driven.how !== 'done') return interruptedCode(context.interrupted);
         const success = earlier ?? driven?.success;
-        if (!success) return interruptedCode(context.interrupted);
+        if (!success) throw new Error('a run is done or was done: this is a bug');
         const { problems } = await verifyRun(store, run, success);
         if (problems.length > 0) throw new Error(`verify: ${problems.join('; ')}`);
         const { json, text } = summarize(store, run, success, driven);

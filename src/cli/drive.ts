@@ -3,47 +3,68 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
 import { superviseWorker } from '../../workers/supervisor.ts';
 import { listParts } from '../committed.ts';
+import { ConfigError } from '../errors.ts';
 import { shardSizes } from '../page.ts';
 import { checkRedis, openQueue, queueNameOf, type ShardQueue } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
-import { findSuccess, type Run, type Success } from '../run.ts';
+import { findSuccess, needsOf, type Run, type Success } from '../run.ts';
 import type { Settings } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
+import { version } from '../version.ts';
 import type { Context } from './command.ts';
-import { reportProgress } from './progress.ts';
+import { type ProgressReporter, reportProgress } from './progress.ts';
 
 const pollMs = 500;
 /** Polls between two looks at the store while Redis says that the run is not done: another pool may have done it. */
 const pollsPerLook = 20;
+/** A Redis that takes longer is away, and its user should know what we wait for. */
+const patienceMs = 5_000;
 
 export interface Redis {
   url: string;
+  /** Rejects with ConfigError 'no-redis' when a private one cannot be kept alive. */
+  lost: Promise<never>;
   close(): Promise<void>;
 }
 
 /** The Redis of the settings, or a private one. Throws ConfigError. */
-export async function openRedis(settings: Settings): Promise<Redis> {
-  if (settings.redis === undefined) return startPrivateRedis();
+export async function openRedis({ settings, log }: Pick<Context, 'settings' | 'log'>): Promise<Redis> {
+  const { promise: lost, reject } = Promise.withResolvers<never>();
+  lost.catch(() => undefined); // whoever drives a run waits for it
+  if (settings.redis === undefined) {
+    const server = await startPrivateRedis({
+      onRestart: () => log.warn('the private Redis died and was started again from its files'),
+      onLost: reject,
+    });
+    return { url: server.url, lost, close: server.close };
+  }
   await checkRedis(settings.redis);
-  return { url: settings.redis, close: async () => undefined };
+  return { url: settings.redis, lost, close: async () => undefined };
 }
 
 export function queueOf(settings: Settings, store: Store): string {
   return settings.queue ?? queueNameOf(store.uri);
 }
 
-export interface DrivenRun {
-  success: Success;
-  /** What the local worker ran on. */
-  device: string;
-  elapsedMs: number;
-}
+/** How a run that was driven ended, but for errors. */
+export type DrivenRun =
+  | { how: 'done'; success: Success; device: string; elapsedMs: number }
+  | { how: 'interrupted' | 'cancelled' };
 
-/** The finished run, or `undefined` when interrupted. Throws when shards failed for good, or the worker did. */
-export async function driveRun(context: Context, store: Store, run: Run): Promise<DrivenRun | undefined> {
+/**
+ * Throws when shards failed for good, when the run is blocked, when the worker cannot go on, and ConfigError
+ * 'other-version' for a run that another version of lensmill planned.
+ */
+export async function driveRun(context: Context, store: Store, run: Run): Promise<DrivenRun> {
+  if (run.lensmill !== version) {
+    throw new ConfigError(
+      'other-version',
+      `run ${run.run} was planned by lensmill ${run.lensmill}, this is ${version}: finish it with that version, or index anew`,
+    );
+  }
   const started = performance.now();
-  const { settings, log, terminal, interrupted } = context;
-  const redis = await openRedis(settings);
+  const { settings, log, terminal, interrupted, hurried } = context;
+  const redis = await openRedis(context);
   const name = queueOf(settings, store);
   const queue = openQueue({ redisUrl: redis.url, name });
   const worker = superviseWorker(
@@ -52,26 +73,26 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
   );
   const stop = (): void => worker.stop();
   interrupted.addEventListener('abort', stop);
-  const enqueueing = new AbortController();
+  hurried.addEventListener('abort', stop);
+  const ending = new AbortController();
   try {
     const { device } = await worker.ready;
-    const enqueued = enqueueMissing(queue, store, run, { ...settings, signal: enqueueing.signal });
-    const finished = awaitSuccess(context, queue, store, run, enqueueing.signal);
-    // The other two end the run only by failing.
-    const success = await Promise.race([
-      finished,
-      enqueued.then(() => finished),
-      worker.ended.then(() => undefined),
-    ]);
-    return success && { success, device, elapsedMs: performance.now() - started };
+    const finished = watchRun(context, queue, store, run, ending.signal);
+    // The worker ends before the run only when it is stopped, or cannot go on.
+    const stopped = worker.ended.then((): 'interrupted' => 'interrupted');
+    const end = await Promise.race([finished, stopped, redis.lost]);
+    return typeof end === 'string'
+      ? { how: end }
+      : { how: 'done', success: end, device, elapsedMs: performance.now() - started };
   } catch (error) {
-    if (interrupted.aborted) return undefined;
+    if (interrupted.aborted) return { how: 'interrupted' };
     throw error;
   } finally {
-    enqueueing.abort();
+    ending.abort();
     interrupted.removeEventListener('abort', stop);
     if (!interrupted.aborted) worker.stop();
     await worker.ended.catch(() => undefined);
+    hurried.removeEventListener('abort', stop);
     await queue.close();
     await redis.close();
   }
@@ -87,7 +108,7 @@ export async function enqueueMissing(
   run: Run,
   options: { highWater: number; attempts: number; signal?: AbortSignal },
 ): Promise<void> {
-  await queue.clearFailures(run.run);
+  await queue.openRun(run.run, needsOf(run));
   const parts = await listParts(store, run.run);
   if (parts.size > 0) {
     await pMap(
@@ -106,36 +127,103 @@ export async function enqueueMissing(
   }
 }
 
-async function awaitSuccess(
+/** Sees a run to its end: enqueues it, again where Redis lost it, and tells how far it is. */
+async function watchRun(
   context: Context,
   queue: ShardQueue,
   store: Store,
   run: Run,
   signal: AbortSignal,
-): Promise<Success | undefined> {
+): Promise<Success | 'interrupted' | 'cancelled'> {
+  const { settings, log } = context;
   const progress = reportProgress('images', context);
+  const over = new AbortController();
+  let isEnqueueing = false;
+  let failure: unknown;
+  const enqueue = (): void => {
+    isEnqueueing = true;
+    enqueueMissing(queue, store, run, { ...settings, signal: AbortSignal.any([signal, over.signal]) })
+      .catch((error) => {
+        if (isAway(error)) log.warn({ error: error.message }, 'the store does not answer; it is asked again');
+        else failure ??= error;
+      })
+      .finally(() => {
+        isEnqueueing = false;
+      });
+  };
+
   try {
+    enqueue();
+    let emptyPolls = 0;
     for (let poll = 0; !signal.aborted; poll++) {
-      const { shards, items, failed, failures } = await queue.progress(run.run);
-      progress.update({ done: items, total: run.items, failed });
+      if (failure) throw failure;
+      const { state, shards, isEmpty } = await answerOf(lookAt(queue, store, run, progress), log, signal);
       if (shards >= run.shards || poll % pollsPerLook === 0) {
-        const success = await findSuccess(store, run.run);
-        if (success) return success;
+        const success = await findSuccess(store, run.run).catch((error) => {
+          if (!isAway(error)) throw error;
+          log.warn({ error: error.message }, 'the store does not answer; it is asked again');
+        });
+        if (success) {
+          await queue.closeRun(run.run);
+          return success;
+        }
       }
-      const [first] = Object.values(failures);
-      const isStuck = shards + Object.keys(failures).length >= run.shards;
-      if (first !== undefined && (isStuck || 'finalize' in failures)) {
-        const count = Object.keys(failures).length;
-        throw new Error(
-          `${count} of ${run.shards} shards failed: ${first}; once that is mended: lensmill resume ${run.run} --output ${store.uri}`,
-        );
+      if (state === 'cancelled') return 'cancelled';
+      // A shard that changes hands is in no list for a moment.
+      emptyPolls = isEmpty && !isEnqueueing ? emptyPolls + 1 : 0;
+      if (emptyPolls >= pollsPerLook || (state === undefined && !isEnqueueing)) {
+        log.warn({ run: run.run }, 'Redis has lost shards of this run; they are enqueued again');
+        emptyPolls = 0;
+        enqueue();
       }
       await sleep(pollMs, undefined, { signal });
     }
   } catch (error) {
     if (!signal.aborted) throw error;
   } finally {
+    over.abort();
     progress.close();
   }
-  return undefined;
+  return 'interrupted';
+}
+
+/** What Redis knows of the run. Throws where it cannot end by itself. */
+async function lookAt(
+  queue: ShardQueue,
+  store: Store,
+  run: Run,
+  progress: ProgressReporter,
+): Promise<{ state: string | undefined; shards: number; isEmpty: boolean }> {
+  const [{ shards, items, failed, failures }, runs, counts] = await Promise.all([
+    queue.progress(run.run),
+    queue.runs(),
+    queue.counts(run.run),
+  ]);
+  progress.update({ done: items, total: run.items, failed });
+  const { state, reason } = runs.get(run.run) ?? {};
+  const resume = `once that is mended: lensmill resume ${run.run} --output ${store.uri}`;
+  if (state === 'blocked') throw new Error(`run ${run.run} is blocked: ${reason}; ${resume}`);
+  const failedShards = Object.keys(failures).length;
+  const [first] = Object.values(failures);
+  if (first !== undefined && (shards + failedShards >= run.shards || 'finalize' in failures))
+    throw new Error(`${failedShards} of ${run.shards} shards failed: ${first}; ${resume}`);
+  return { state, shards, isEmpty: counts.waiting + counts.active + counts.delayed === 0 };
+}
+
+/** An answer of Redis, however long it takes; says so when it takes long. */
+async function answerOf<T>(answer: Promise<T>, log: Context['log'], signal: AbortSignal): Promise<T> {
+  const timer = setInterval(() => log.warn('Redis does not answer; waiting for it'), patienceMs);
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = (): void => reject(signal.reason);
+  signal.addEventListener('abort', onAbort);
+  try {
+    return await Promise.race([answer, aborted]);
+  } finally {
+    clearInterval(timer);
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
+function isAway(error: unknown): error is ConfigError {
+  return error instanceof ConfigError && error.code === 'store-unreachable';
 }

@@ -17,9 +17,9 @@ export function addEnqueueCommand(program: Command): void {
       'lensmill status RUN --output s3://indexes/photos   # watch the workers',
     ],
     async act(context, [source = ''], { run: id }) {
-      const { settings, interrupted, print } = context;
+      const { settings, log, interrupted, print } = context;
       required(settings, 'redis');
-      const redis = await openRedis(settings);
+      const redis = await openRedis({ settings, log });
       const store = await openOutput(settings);
       const queue = openQueue({ redisUrl: redis.url, name: queueOf(settings, store) });
       try {

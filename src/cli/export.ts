@@ -3,9 +3,11 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
+import { isRetryId } from '../layout.ts';
 import { labelsOf } from '../models/labels.ts';
-import { listRuns, readRun, readSuccess } from '../run.ts';
+import { listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
+import { openView, viewParts } from '../view.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './index.ts';
 import { openOutput } from './prepare.ts';
@@ -13,7 +15,8 @@ import { reportProgress } from './progress.ts';
 
 export function addExportCommand(program: Command): void {
   addCommand(program, 'export', {
-    summary: "write a finished run's rows as npy (clip-retrieval, autofaiss), jsonl or one parquet dataset",
+    summary:
+      "write a finished run's rows, with those of its retries, as npy (clip-retrieval, autofaiss), jsonl or one parquet dataset",
     arguments: [['[output]', 'where the runs are (or --output)']],
     settings: ['output', ...placeSettings],
     options: [
@@ -42,17 +45,16 @@ export function addExportCommand(program: Command): void {
       const progress = reportProgress('rows', context);
       try {
         const id = await runOf(store, options.run);
-        const { model } = await readRun(store, id);
-        const success = await readSuccess(store, id);
+        const view = await openView(store, id);
         const manifest = await exportRun({
           store,
-          parts: success.parts.map((part) => part.key),
+          parts: viewParts(store, view),
           to: resolve(to),
           format,
           rowsPerFile,
-          labelNames: labelsOf(model.classes),
+          labelNames: labelsOf(view.run.model.classes),
           signal: context.interrupted,
-          onProgress: ({ rows }) => progress.update({ done: rows, total: success.items }),
+          onProgress: ({ rows }) => progress.update({ done: rows, total: view.success.items }),
         });
         progress.close();
         const { rows, ok, failed, files } = manifest;
@@ -62,6 +64,7 @@ export function addExportCommand(program: Command): void {
           [
             `${rows} rows (${ok} ok, ${failed} failed) of run ${manifest.run} as ${format} in ${resolve(to)}, ${(bytes / 1e6).toFixed(1)} MB:`,
             ...files.map((file) => `  ${file.name}`),
+            ...view.unfinished.map((retry) => `without ${retry}, which is not finished`),
           ].join('\n'),
         );
         return exitCodes.done;
@@ -82,7 +85,11 @@ function formatOf(value: unknown): ExportFormat {
 /** Throws ConfigError 'no-run' or 'which-run'. */
 async function runOf(store: Store, asked: unknown): Promise<string> {
   if (typeof asked === 'string') return asked;
-  const runs = await listRuns(store);
+  const runs: string[] = [];
+  for (const run of await listRuns(store)) {
+    // A retry's rows are in the view of the run that it mends.
+    if (!isRetryId(run) || (await readRequest(store, run)).retryOf === null) runs.push(run);
+  }
   const [only] = runs;
   if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
   if (runs.length > 1)

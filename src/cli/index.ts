@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { Run } from '../run.ts';
 import type { SettingName } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
-import { addCommand, type Context, type ExitCode, interruptedCode } from './command.ts';
+import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
 import { driveRun } from './drive.ts';
 import { openOutput, planNewRun } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
@@ -62,9 +62,10 @@ export function addIndexCommand(program: Command): void {
 /** Drives a planned run to its end and reports it. */
 export async function finishRun(context: Context, store: Store, run: Run): Promise<ExitCode> {
   const driven = await driveRun(context, store, run);
-  if (!driven) {
-    process.stderr.write(`stopped; go on with: lensmill resume ${run.run} --output ${store.uri}\n`);
-    return interruptedCode(context.interrupted);
+  if (driven.how !== 'done') {
+    const what = driven.how === 'cancelled' ? `run ${run.run} was cancelled` : 'stopped';
+    process.stderr.write(`${what}; go on with: lensmill resume ${run.run} --output ${store.uri}\n`);
+    return driven.how === 'cancelled' ? exitCodes.resumable : interruptedCode(context.interrupted);
   }
   const { json, text } = summarize(store, run, driven.success, driven);
   context.print(json, text);

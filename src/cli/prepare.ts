@@ -2,17 +2,21 @@
 import { randomBytes } from 'node:crypto';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
-import { isRunId } from '../layout.ts';
+import { isRetryId, isRunId, retryNumber } from '../layout.ts';
 import { type Model, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { planRun } from '../plan.ts';
+import { failedItems } from '../retry.ts';
 import { claimRun, type Run, type RunRequest } from '../run.ts';
 import { type Settings, s3OptionsOf } from '../settings.ts';
 import { DEFAULT_INCLUDE } from '../sources/globs.ts';
 import { openSource } from '../sources/open-source.ts';
+import type { Source } from '../sources/source.ts';
+import { atStep } from '../steps.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
+import { openView } from '../view.ts';
 import { publishWeights } from '../weights.ts';
 import { type Context, required } from './command.ts';
 import { reportProgress } from './progress.ts';
@@ -63,6 +67,12 @@ export async function planNewRun(
       `'${runId}' is no run id: 1 to 64 letters, digits and . _ -, not digits alone`,
     );
   }
+  if (isRetryId(runId)) {
+    throw new ConfigError(
+      'bad-run-id',
+      `'${runId}' is what \`lensmill retry\` would call a retry: give another --run`,
+    );
+  }
   resolveDevice(settings.device);
   const globs = { include: settings.include ?? [...DEFAULT_INCLUDE], exclude: settings.exclude ?? [] };
   const source = openSource(sourceUri, globs, s3OptionsOf(settings));
@@ -88,6 +98,7 @@ export async function planNewRun(
     createdAt: new Date().toISOString(),
   };
   await claimRun(store, request);
+  atStep('run claimed', runId);
   log.info({ run: runId, source: source.uri, output: store.uri, model: model.identity.ref }, 'run start');
   return completePlan(context, store, request);
 }
@@ -98,7 +109,7 @@ export async function completePlan(context: Context, store: Store, request: RunR
   const source = openSource(request.source.uri, request.source, s3OptionsOf(settings));
   try {
     await source.probe();
-    const run = await planRun(store, source, request, {
+    const run = await planRun(store, await listerOf(store, source, request), request, {
       signal: interrupted,
       onProgress: ({ items }) => terminal.show(`planning: ${items.toLocaleString('en-US')} images found`),
     });
@@ -108,6 +119,16 @@ export async function completePlan(context: Context, store: Store, request: RunR
     terminal.show(undefined);
     await source.close();
   }
+}
+
+/** What a run is planned from: its source, or of a retry what still failed when it was claimed. */
+async function listerOf(
+  store: Store,
+  source: Source,
+  { run, retryOf, retryCodes }: Pick<RunRequest, 'run' | 'retryOf' | 'retryCodes'>,
+): Promise<Pick<Source, 'uri' | 'list'>> {
+  if (retryOf === null) return source;
+  return failedItems(store, await openView(store, retryOf, retryNumber(retryOf, run)), source, retryCodes);
 }
 
 /** Sorts by time: `20261124-091233-3fa2`. */

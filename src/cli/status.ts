@@ -5,6 +5,7 @@ import { ConfigError } from '../errors.ts';
 import { checkRedis, openQueue } from '../queue.ts';
 import { findRun, findSuccess, listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
+import { listRetries } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { queueOf } from './drive.ts';
 import { placeSettings } from './index.ts';
@@ -19,10 +20,15 @@ export interface RunStatus {
   /** Shards whose part stands in the store. */
   committed: number;
   items: number;
-  /** Of a finished run. */
+  /** Of a finished run, by itself. */
   ok?: number;
   failed?: number;
-  /** Of the whole queue; only where Redis is named and answers. */
+  /** The run that this one mends. */
+  retryOf?: string;
+  /** Where one run is asked for: its retries, oldest first, and its rows with theirs in place of those that failed. */
+  retries?: RunStatus[];
+  view?: { ok: number; failed: number };
+  /** Its shards in Redis; only where Redis is named and answers. */
   queue?: { waiting: number; active: number; delayed: number };
   /** Shards that were given up, and why. */
   failures?: Record<string, string>;
@@ -44,7 +50,10 @@ export function addStatusCommand(program: Command): void {
           const runs = await Promise.all((await listRuns(store)).map((run) => readStatus(store, run)));
           context.print(runs, runs.map(oneLine).join('\n') || `no runs in ${store.uri}`);
         } else {
-          const status = { ...(await readStatus(store, id)), ...(await askRedis(context, store, id)) };
+          const status = {
+            ...(await withRetries(store, await readStatus(store, id))),
+            ...(await askRedis(context, store, id)),
+          };
           context.print(status, inFull(status, store));
         }
         return exitCodes.done;
@@ -57,7 +66,8 @@ export function addStatusCommand(program: Command): void {
 
 async function readStatus(store: Store, id: string): Promise<RunStatus> {
   const request = await readRequest(store, id);
-  const base = { run: id, source: request.source.uri, model: request.model.ref };
+  const { retryOf } = request;
+  const base = { run: id, source: request.source.uri, model: request.model.ref, ...(retryOf && { retryOf }) };
   const run = await findRun(store, id);
   if (!run) return { ...base, state: 'planning', shards: 0, committed: 0, items: 0 };
   const { shards, items } = run;
@@ -68,6 +78,16 @@ async function readStatus(store: Store, id: string): Promise<RunStatus> {
   }
   const committed = (await listParts(store, id)).size;
   return { ...base, state: 'unfinished', shards, committed, items };
+}
+
+async function withRetries(store: Store, status: RunStatus): Promise<RunStatus> {
+  const { ok, failed } = status;
+  if (ok === undefined || failed === undefined) return status;
+  const ids = await listRetries(store, status.run);
+  if (ids.length === 0) return status;
+  const retries = await Promise.all(ids.map((id) => readStatus(store, id)));
+  const mended = retries.reduce((sum, retry) => sum + (retry.ok ?? 0), 0);
+  return { ...status, retries, view: { ok: ok + mended, failed: failed - mended } };
 }
 
 async function askRedis(
@@ -85,7 +105,7 @@ async function askRedis(
   }
   const queue = openQueue({ redisUrl: settings.redis, name: queueOf(settings, store) });
   try {
-    const [counts, { failures }] = await Promise.all([queue.counts(), queue.progress(id)]);
+    const [counts, { failures }] = await Promise.all([queue.counts(id), queue.progress(id)]);
     return { queue: counts, failures };
   } finally {
     await queue.close();
@@ -100,15 +120,25 @@ function oneLine({ run, state, shards, committed, items, failed, model }: RunSta
 
 function inFull(status: RunStatus, store: Store): string {
   const { run, state, source, model, shards, committed, items, ok, failed, queue, failures = {} } = status;
+  const { retryOf, retries = [], view } = status;
+  const stillFailed = view?.failed ?? failed ?? 0;
   const lines = [
-    `run     ${run}: ${state}`,
+    `run     ${run}: ${state}${retryOf ? `, a retry of ${retryOf}` : ''}`,
     `source  ${source}`,
     `model   ${model}`,
     `shards  ${committed} of ${shards} are in the store; ${items} images in all`,
     ...(state === 'done' ? [`images  ${ok} embedded, ${failed} failed`] : []),
+    ...retries.map(retryLine),
+    ...(view ? [`in all  ${view.ok} embedded, ${view.failed} failed`] : []),
     ...(queue ? [`queue   ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed`] : []),
     ...Object.entries(failures).map(([shard, message]) => `failed  shard ${shard}: ${message}`),
     ...(state === 'done' ? [] : [`next    lensmill resume ${run} --output ${store.uri}`]),
+    ...(stillFailed > 0 ? [`next    lensmill retry ${retryOf ?? run} --failed --output ${store.uri}`] : []),
   ];
   return lines.join('\n');
+}
+
+function retryLine({ run, state, items, ok, failed }: RunStatus): string {
+  const result = state === 'done' ? `${ok} mended, ${failed} failed again` : `${items} images`;
+  return `retry   ${run}: ${state}, ${result}`;
 }

@@ -27,10 +27,15 @@ export function summarize(
     .toSorted(([, a], [, b]) => b - a)
     .map(([code, count]) => `${count} ${code}`)
     .join(', ');
+  const because = failed ? ` (${reasons})` : '';
   const number = (value: number): string => value.toLocaleString('en-US');
   const lines = [
     `run     ${run.run}`,
-    `images  ${number(items)}: ${number(ok)} embedded, ${number(failed)} failed${failed ? ` (${reasons})` : ''}`,
+    ...(run.retryOf === null
+      ? [`images  ${number(items)}: ${number(ok)} embedded, ${number(failed)} failed${because}`]
+      : [
+          `retried ${number(items)} failed images of run ${run.retryOf}: ${number(ok)} mended, ${number(failed)} failed again${because}`,
+        ]),
     ...(seconds === undefined
       ? []
       : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
@@ -41,6 +46,7 @@ export function summarize(
   return {
     json: {
       run: run.run,
+      ...(run.retryOf !== null && { retryOf: run.retryOf, mended: ok }),
       output: store.uri,
       source: run.source.uri,
       model: run.model.ref,

@@ -1,41 +1,100 @@
-/** `lensmill verify`: proves that a run is whole. */
+/** `lensmill verify`: proves that a run is whole, and with --deep that its numbers are those of its images. */
+import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
+import { ConfigError } from '../errors.ts';
 import { readRun, readSuccess } from '../run.ts';
-import { verifyRun } from '../verify.ts';
-import { addCommand, exitCodes } from './command.ts';
-import { placeSettings } from './index.ts';
+import { isSound, type Verification, verifyRun } from '../verify.ts';
+import { addCommand, type ExitCode, exitCodes } from './command.ts';
+import { type DeepVerification, verifyDeep } from './deep.ts';
+import { placeSettings, workSettings } from './index.ts';
 import { openOutput } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
 export function addVerifyCommand(program: Command): void {
   addCommand(program, 'verify', {
     summary: 'prove that every planned image is exactly one row of an undamaged part; reads every part',
-    arguments: [['<run>', 'id of the run']],
-    settings: ['output', ...placeSettings],
-    examples: ['lensmill verify 20261124-091233-3fa2 --output ./index'],
-    async act(context, [id = '']) {
+    arguments: [['<run>', 'id of the run; its retries are proven too']],
+    settings: ['output', ...workSettings, ...placeSettings],
+    options: [
+      ['--deep <n>', 'also do n images again, chosen at random, and compare: needs the source and the model'],
+      ['--seed <n>', 'chooses the same images as the verify that printed it (default: others each time)'],
+    ],
+    examples: [
+      'lensmill verify 20261124-091233-3fa2 --output ./index',
+      'lensmill verify 20261124-091233-3fa2 --output s3://indexes/photos --deep 200 --device cuda',
+    ],
+    async act(context, [id = ''], options) {
+      const count = options.deep === undefined ? 0 : numberOf('--deep', options.deep, 1);
+      const seed = options.seed === undefined ? randomInt(2 ** 31) : numberOf('--seed', options.seed, 0);
       const store = await openOutput(context.settings);
       const progress = reportProgress('parts', context);
       try {
         const run = await readRun(store, id);
         const success = await readSuccess(store, id);
         const result = await verifyRun(store, run, success, {
-          onProgress: (done) => progress.update({ done, total: run.shards }),
+          onProgress: (done) => progress.update({ done, total: Math.max(done, run.shards) }),
         });
         progress.close();
-        const { items, ok, failed, parts, problems } = result;
-        const isSound = problems.length === 0;
+        const sound = isSound(result);
+        // Where the run is not what it says, its numbers are no more to be trusted.
+        const deep = sound && count > 0 ? await verifyDeep(context, store, id, { count, seed }) : undefined;
         context.print(
-          { ...result, sound: isSound },
-          isSound
-            ? `run ${id} is sound: ${items} images = ${ok} embedded + ${failed} failed, in ${parts} parts`
-            : `run ${id} is NOT sound:\n${problems.map((problem) => `  ${problem}`).join('\n')}`,
+          { ...result, sound, ...(deep && { deep }) },
+          [...linesOf(result), ...(deep ? deepLines(deep) : [])].join('\n'),
         );
-        return isSound ? exitCodes.done : exitCodes.failed;
+        return codeOf(sound, deep);
       } finally {
         progress.close();
         await store.close();
       }
     },
   });
+}
+
+function numberOf(flag: string, text: unknown, least: number): number {
+  const number = Number(text);
+  if (Number.isInteger(number) && number >= least && number < 2 ** 31) return number;
+  throw new ConfigError('bad-option', `${flag}: expected a whole number from ${least}, got '${text}'`);
+}
+
+function codeOf(sound: boolean, deep: DeepVerification | undefined): ExitCode {
+  if (!sound || (deep && deep.different.length > 0)) return exitCodes.failed;
+  return deep && deep.unknown.length > 0 ? exitCodes.someFailed : exitCodes.done;
+}
+
+function linesOf(found: Verification): string[] {
+  const { run, items, ok, failed, parts, leftovers, devices, batches, problems, retries, unfinished } = found;
+  const lines =
+    problems.length > 0
+      ? [`run ${run} is NOT sound:`, ...problems.map((problem) => `  ${problem}`)]
+      : [
+          `run ${run} is sound: ${items} images = ${ok} embedded + ${failed} failed, in ${parts} parts, made on ${devices.join(', ')} in batches of ${batches.join(', ')}`,
+        ];
+  return [
+    ...lines,
+    ...(leftovers > 0
+      ? [`  ${leftovers} objects are left over from planners or attempts that did not win`]
+      : []),
+    ...retries.flatMap(linesOf),
+    ...unfinished.map((retry) => `run ${retry} is not finished, and does not count yet`),
+  ];
+}
+
+function deepLines({
+  sampled,
+  seed,
+  device,
+  same,
+  different,
+  unknown,
+  distance,
+  tolerance,
+}: DeepVerification): string[] {
+  const within = `${tolerance.distance.toExponential(0)} (${tolerance.reason})`;
+  return [
+    `of ${sampled} images done again on ${device}, ${same} are the same, ${different.length} differ, ${unknown.length} cannot be compared (--seed ${seed})`,
+    ...(same > 0 ? [`  farthest embedding ${distance.toExponential(1)}, tolerance ${within}`] : []),
+    ...different.map(({ id, why }) => `  differs: ${id}: ${why}`),
+    ...unknown.map(({ id, why }) => `  cannot be compared: ${id}: ${why}`),
+  ];
 }

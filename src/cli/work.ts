@@ -15,10 +15,10 @@ export function addWorkCommand(program: Command): void {
       'REDIS_URL=redis://queue:6379 lensmill work --output s3://indexes/photos --device cuda',
       'lensmill work --output s3://indexes/photos --redis redis://queue:6379 --device cuda:1',
     ],
-    async act({ settings, log, terminal, interrupted }) {
+    async act({ settings, log, terminal, interrupted, hurried }) {
       required(settings, 'redis');
       resolveDevice(settings.device);
-      const redis = await openRedis(settings);
+      const redis = await openRedis({ settings, log });
       const store = await openOutput(settings);
       const output = store.uri;
       const queue = queueOf(settings, store);
@@ -29,6 +29,7 @@ export function addWorkCommand(program: Command): void {
         { log, writeLine: terminal.writeLine },
       );
       interrupted.addEventListener('abort', () => worker.stop());
+      hurried.addEventListener('abort', () => worker.stop());
       const { device } = await worker.ready;
       log.info({ device, output, queue }, 'worker ready');
       await worker.ended;

@@ -109,6 +109,11 @@ export class FolderSource implements Source {
     }
   }
 
+  async refresh(item: Item): Promise<Item> {
+    const now = await this.#itemOf(rawOfText(item.id));
+    return now.etag === '' ? item : now;
+  }
+
   async close(): Promise<void> {}
 
   #itemsOf(keys: string[]): Promise<Item[]> {

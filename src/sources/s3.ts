@@ -48,6 +48,16 @@ export class S3Source implements Source {
     }
   }
 
+  async refresh(item: Item): Promise<Item> {
+    try {
+      const facts = await this.#bucket.head(item.id);
+      return facts ? { ...item, etag: facts.etag, size: facts.size } : item;
+    } catch (error) {
+      if (error instanceof ConfigError && error.code === 'access-denied') return item;
+      throw error;
+    }
+  }
+
   async close(): Promise<void> {
     this.#bucket.close();
     this.#reader.close();

@@ -32,6 +32,12 @@ export interface Source {
    */
   read(item: Item, options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array>;
 
+  /**
+   * The item as a listing would show it now: with its etag and size of today. As given where it is gone or cannot be
+   * examined. Throws ConfigError as `probe` does. A source that would have to list everything for it has no such method.
+   */
+  refresh?(item: Item): Promise<Item>;
+
   /** Safe to call twice. */
   close(): Promise<void>;
 }

@@ -49,7 +49,10 @@ export async function benchWrite(report: (figure: WriteFigure) => void): Promise
     const part = encodePart(rows, provenance, { dimension: 2048, topK: 5, embeddingType: 'float32' });
     const to = await mkdtemp(join(tmpdir(), 'lensmill-bench-'));
     try {
-      const parts = Array.from({ length: exportedParts }, (_, shard) => `part-${shard}`);
+      const parts = Array.from({ length: exportedParts }, (_, shard) => ({
+        key: `part-${shard}`,
+        replaced: [],
+      }));
       const started = performance.now();
       const manifest = await exportRun({
         store: { read: async () => part },

@@ -6,8 +6,8 @@ import { afterAll } from 'vitest';
 
 const folders: string[] = [];
 
-export function tempFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'lensmill-test-'));
+export function tempFolder(parent = tmpdir()): string {
+  const folder = mkdtempSync(join(parent, 'lensmill-test-'));
   folders.push(folder);
   return folder;
 }

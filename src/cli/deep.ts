@@ -1,0 +1,116 @@
+/** `lensmill verify --deep N`: some images are done again on this machine and held against their rows. */
+import { openEngine } from '../../workers/engine.ts';
+import { compareRow, type Tolerance, toleranceOf } from '../compare.ts';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { chooseRows, readRows, type SampledRow } from '../sample.ts';
+import { s3OptionsOf } from '../settings.ts';
+import type { Store } from '../stores/store.ts';
+import { openView } from '../view.ts';
+import { obtainModel } from '../weights.ts';
+import type { Context } from './command.ts';
+import { reportProgress } from './progress.ts';
+
+export interface DeepVerification {
+  sampled: number;
+  seed: number;
+  device: string;
+  /** Rows that their images give again. */
+  same: number;
+  /** Rows that their images do not give. */
+  different: { id: string; why: string }[];
+  /** Images that cannot be had as they were, so their rows are neither proven nor disproven. */
+  unknown: { id: string; why: string }[];
+  /** Of the rows that are the same, the farthest embedding. */
+  distance: number;
+  /** The widest that was needed. */
+  tolerance: Tolerance;
+}
+
+/** Images under way at once. */
+const chunk = 64;
+
+/**
+ * Does `count` images of a run again, chosen evenly from its view. Throws ConfigError of the device, the model and the source,
+ * and RunBlocked where the source refuses.
+ */
+export async function verifyDeep(
+  context: Context,
+  store: Store,
+  id: string,
+  { count, seed }: { count: number; seed: number },
+): Promise<DeepVerification> {
+  const { settings, log, interrupted } = context;
+  const { device, reason } = resolveDevice(settings.device);
+  if (reason) log.info({ device: device.name, reason }, 'device chosen');
+  const view = await openView(store, id);
+  const { run } = view;
+  const numbers = chooseRows(run.items, count, seed);
+  const found: DeepVerification = {
+    sampled: numbers.length,
+    seed,
+    device: device.name,
+    same: 0,
+    different: [],
+    unknown: [],
+    distance: 0,
+    tolerance: toleranceOf(run, [device.kind]),
+  };
+
+  const progress = reportProgress('images', context);
+  const engine = await openEngine({
+    ...settings,
+    modelPath: await obtainModel(store, run, settings),
+    device,
+    crop: run.model.preprocessing.crop,
+    dimension: run.model.dimension,
+    topK: run.topK,
+    s3: s3OptionsOf(settings),
+    cautiousMs: 0,
+    onNotice: (notice) => log.warn(notice),
+  });
+  try {
+    await engine.announceRun(run);
+    let rows: SampledRow[] = [];
+    for await (const row of readRows(store, view, numbers)) {
+      rows.push(row);
+      if (rows.length < chunk) continue;
+      await redo(rows);
+      rows = [];
+    }
+    if (rows.length > 0) await redo(rows);
+    return found;
+  } finally {
+    progress.close();
+    await engine.close();
+  }
+
+  async function redo(rows: readonly SampledRow[]): Promise<void> {
+    const items = rows.map(({ item }) => item);
+    // An image that ends the process that decodes it shall not end this one.
+    const embedding = engine.batcher.embed(run.run, items, { signal: interrupted, suspect: true });
+    const again = await Promise.race([embedding, engine.lost]);
+    for (const [at, row] of rows.entries()) {
+      const outcome = again.outcomes[at];
+      if (!outcome) throw new Error(`${row.item.id} has no outcome: this is a bug`);
+      const { topK, model } = run;
+      const redone = {
+        outcome,
+        labels: again.labels.subarray(at * topK, (at + 1) * topK),
+        scores: again.scores.subarray(at * topK, (at + 1) * topK),
+        embedding: again.embeddings.subarray(at * model.dimension, (at + 1) * model.dimension),
+      };
+      const tolerance = toleranceOf(run, [device.kind, row.device]);
+      if (tolerance.distance > found.tolerance.distance) found.tolerance = tolerance;
+      const result = compareRow(row, redone, tolerance);
+      if (result.verdict === 'same') {
+        found.same += 1;
+        found.distance = Math.max(found.distance, result.distance);
+      } else {
+        const list = result.verdict === 'differs' ? found.different : found.unknown;
+        list.push({ id: row.item.id, why: result.why });
+      }
+    }
+    const done = found.same + found.different.length + found.unknown.length;
+    progress.update({ done, total: found.sampled });
+  }
+}

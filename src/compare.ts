@@ -1,0 +1,102 @@
+/** Whether an image that is done again gives what its row says. */
+import type { FailureCode } from './errors.ts';
+import type { Run } from './run.ts';
+import type { SampledRow } from './sample.ts';
+import type { Outcome } from './types.ts';
+
+/** The same image, done again. */
+export interface RedoneRow {
+  outcome: Outcome;
+  labels: Int32Array;
+  scores: Float32Array;
+  embedding: Float32Array;
+}
+
+/** 'differs': the row is not what its image gives. 'unknown': the image cannot be had as it was, which proves nothing. */
+export type Verdict = { verdict: 'same'; distance: number } | { verdict: 'differs' | 'unknown'; why: string };
+
+/** How far two embeddings of one picture may be apart: their largest difference over the largest value. */
+export interface Tolerance {
+  distance: number;
+  reason: string;
+}
+
+/**
+ * fp32 on CPUs: the order of additions differs from kernel to kernel, 1e-5; on one machine batch size and threads change
+ * nothing. A GPU since Ampere multiplies fp32 as TF32, which has the 10 bits of fp16, and all of ResNet-152 in fp16 is 1e-3
+ * away from fp32. A stored float16 is rounded by up to 2^-11 of its value.
+ */
+export function toleranceOf(
+  { model, embedding }: Pick<Run, 'model' | 'embedding'>,
+  devices: readonly string[],
+): Tolerance {
+  const isExact = model.precision === 'fp32' && devices.every((device) => device === 'cpu');
+  const stored = embedding === 'float16' ? 1e-3 : 0;
+  const reason = `${model.precision}${isExact ? ' on CPUs' : ' on a GPU or in half precision'}${stored ? ', stored as float16' : ''}`;
+  return { distance: (isExact ? 1e-4 : 5e-3) + stored, reason };
+}
+
+/** A difference of logits becomes that part of a score, and logits are some ten times as large as embeddings. */
+const scoreFactor = 10;
+
+export function compareRow(row: SampledRow, redone: RedoneRow, tolerance: Tolerance): Verdict {
+  const { outcome } = redone;
+  const now = outcome.status === 'failed' ? outcome.error : null;
+  if (row.error !== now && !(isBroken(row.error) && isBroken(now))) {
+    const isUnknown = [row.error, now].some((code) => code !== null && comesAndGoes.has(code));
+    const why = `was ${row.error ?? 'ok'}, is ${now ?? 'ok'} now${outcome.status === 'failed' ? `: ${outcome.message}` : ''}`;
+    return { verdict: isUnknown ? 'unknown' : 'differs', why };
+  }
+  if (row.sha256 !== null && outcome.sha256 !== undefined && row.sha256 !== outcome.sha256) {
+    const why = `its bytes have SHA-256 ${outcome.sha256}, not ${row.sha256}: the image was changed and its etag was not`;
+    return { verdict: 'differs', why };
+  }
+  if (now !== null) return { verdict: 'same', distance: 0 };
+  const distance = relativeDistance(redone.embedding, row.embedding);
+  if (!(distance <= tolerance.distance))
+    return { verdict: 'differs', why: `its embedding is ${distance.toExponential(1)} away` };
+  const rank = row.labels.findIndex((label, at) => {
+    // Of two labels with nearly the same score, either may come first.
+    return !isNear(redone.scores[at], row.scores[at]) || (label !== redone.labels[at] && !isTie(at));
+  });
+  if (rank === -1) return { verdict: 'same', distance };
+  const [label, score] = [redone.labels[rank], redone.scores[rank]];
+  return {
+    verdict: 'differs',
+    why: `label ${rank} is ${label} with ${score}, not ${row.labels[rank]} with ${row.scores[rank]}`,
+  };
+
+  function isTie(at: number): boolean {
+    const other = row.labels.indexOf(redone.labels[at] ?? -1);
+    // A label from below the last one has at most the last one's score.
+    return isNear(row.scores.at(other), row.scores[at]);
+  }
+
+  function isNear(score = 0, other = 0): boolean {
+    return Math.abs(score - other) <= scoreFactor * tolerance.distance * Math.max(score, other);
+  }
+}
+
+/** libvips keeps one error text for the process, so where several images fail at once, one may be taken for the other. */
+function isBroken(code: FailureCode | null): boolean {
+  return code === 'truncated' || code === 'corrupt';
+}
+
+/** What depends on the moment and not on the image alone. */
+const comesAndGoes: ReadonlySet<FailureCode> = new Set([
+  'not-found',
+  'changed',
+  'access-denied',
+  'read-failed',
+  'timeout',
+  'crashed-worker',
+]);
+
+function relativeDistance(found: Float32Array, expected: Float32Array): number {
+  let [distance, scale] = [0, 0];
+  for (const [at, value] of expected.entries()) {
+    distance = Math.max(distance, Math.abs((found[at] ?? 0) - value));
+    scale = Math.max(scale, Math.abs(value));
+  }
+  return distance / scale;
+}

@@ -1,0 +1,244 @@
+/**
+ * The queue of shards, from a worker's side. The life of a shard here:
+ *
+ *   1. The open runs that this worker fits are asked in turn, one shard each, so that they share the pool evenly.
+ *   2. A shard is taken with a lock of 10 s in Redis, and a lease of our own that ends no later (lease.ts). The lock is
+ *      renewed every 3 s while the shard is worked on.
+ *   3. Done, it leaves Redis. Failed, it is tried again after a pause, `attempts` times in all. Blocked, out of reach or
+ *      handed back, it waits again at once and has lost no attempt.
+ *   4. Of a worker that died or froze, the lock expires; another worker finds that within 5 s, and takes the shard as
+ *      `suspect`. Who lost a lease drops the shard: what becomes of it is no longer ours to say.
+ */
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Job, Worker } from 'bullmq';
+import { messageOf, OutOfReach, RunBlocked } from './errors.ts';
+import { type HeldLease, type Lease, LeaseLost, openLease } from './lease.ts';
+import type { Logger } from './log.ts';
+import {
+  finalizeJob,
+  openRedis,
+  prefix,
+  type QueueAddress,
+  runQueue,
+  type ShardQueue,
+  shardJob,
+} from './queue.ts';
+import { explainRedisReply } from './redis-errors.ts';
+import type { RunNeeds } from './run.ts';
+
+const lockMs = 10_000;
+const renewMs = 3_000;
+const stalledIntervalMs = 5_000;
+const closeMs = 2_000;
+/** An outage is told when it begins, and every so often while it lasts. */
+const reportMs = 30_000;
+/** How long an idle worker waits before it asks again: the longer, the longer it was idle. */
+const idleMs = { least: 50, most: 1_000 };
+/** How long a worker that the store does not answer leaves shards to others. */
+const restMs = { least: 1_000, most: 30_000 };
+
+/** Thrown by a handler whose worker cannot do this shard: it goes back for one that can. */
+export class NotForThisWorker extends Error {
+  override name = 'NotForThisWorker';
+}
+
+/** Why a shard of a worker that stops was dropped. */
+class HandedBack extends Error {
+  override name = 'HandedBack';
+}
+
+export interface TakenShard {
+  run: string;
+  shard: number;
+  /** It came back from a worker that died with it, and may hold what killed that worker. */
+  suspect: boolean;
+  lease: Lease;
+}
+
+export interface ConsumerHandlers {
+  /** Whether this worker can do a run's shards. */
+  fits(run: string, needs: RunNeeds): boolean;
+  onShard(taken: TakenShard): Promise<void>;
+  onFinalize(run: string): Promise<void>;
+}
+
+export interface Consumer {
+  /**
+   * Stops taking shards; resolves when those in flight have ended, or were handed back after `graceMs`. May be called
+   * again with less grace.
+   */
+  close(graceMs: number): Promise<void>;
+}
+
+interface Taken {
+  job: Job;
+  token: string;
+  lease: HeldLease;
+}
+
+/** Takes shards, `concurrency` at a time, until closed. */
+export function consumeShards(
+  { redisUrl, name }: QueueAddress,
+  options: { concurrency: number; queue: ShardQueue; log: Logger; handlers: ConsumerHandlers },
+): Consumer {
+  const { concurrency, queue, log, handlers } = options;
+  const redis = openRedis(redisUrl);
+  const members = new Map<string, Worker>();
+  const inFlight = new Map<HeldLease, Promise<void>>();
+  const stopped = new AbortController();
+  let lastRun = '';
+  let restUntil = 0;
+  let restsInARow = 0;
+  let reported = { message: '', at: 0 };
+
+  const loop = takeShards();
+
+  async function takeShards(): Promise<void> {
+    for (let waitMs = idleMs.least; !stopped.signal.aborted; ) {
+      if (inFlight.size >= concurrency) {
+        await Promise.race(inFlight.values());
+        continue;
+      }
+      const taken = performance.now() < restUntil ? undefined : await takeNext().catch(report);
+      if (taken) {
+        waitMs = idleMs.least;
+        inFlight.set(
+          taken.lease,
+          work(taken).finally(() => inFlight.delete(taken.lease)),
+        );
+      } else {
+        await sleep(waitMs, undefined, { signal: stopped.signal }).catch(() => undefined);
+        waitMs = Math.min(2 * waitMs, idleMs.most);
+      }
+    }
+  }
+
+  /** One shard of the next run in turn that has one. */
+  async function takeNext(): Promise<Taken | undefined> {
+    const runs = await queue.runs();
+    for (const [run, member] of members) {
+      if (runs.has(run)) continue;
+      members.delete(run);
+      void member.close();
+    }
+    const open = [...runs]
+      .filter(([run, { state, needs }]) => state === 'open' && handlers.fits(run, needs))
+      .map(([run]) => run)
+      .sort();
+    const next = Math.max(
+      0,
+      open.findIndex((run) => run > lastRun),
+    );
+    for (const run of [...open.slice(next), ...open.slice(0, next)]) {
+      if (stopped.signal.aborted) return undefined;
+      const token = randomUUID();
+      const askedAt = performance.now();
+      const job = await memberOf(run).getNextJob(token, { block: false });
+      if (!job) continue;
+      lastRun = run;
+      return { job, token, lease: openLease(lockMs, askedAt) };
+    }
+    return undefined;
+  }
+
+  function memberOf(run: string): Worker {
+    let member = members.get(run);
+    if (!member) {
+      member = new Worker(runQueue(name, run), null, {
+        connection: redis,
+        prefix,
+        autorun: false,
+        lockDuration: lockMs,
+        stalledInterval: stalledIntervalMs,
+        // A shard may meet many dying workers; only its own failures end it.
+        maxStalledCount: 1_000_000,
+      });
+      member.on('error', report);
+      member.on('stalled', (job) => log.warn({ job }, 'shard came back from a lost worker'));
+      member.startStalledCheckTimer().catch(report);
+      members.set(run, member);
+    }
+    return member;
+  }
+
+  async function work({ job, token, lease }: Taken): Promise<void> {
+    const renewal = setInterval(() => {
+      const sentAt = performance.now();
+      job.extendLock(token, lockMs).then(
+        (held) => (held ? lease.renewed(sentAt) : lease.end(new LeaseLost('the lock is gone'))),
+        report, // it is asked again, and the lease's own clock goes on
+      );
+    }, renewMs);
+    try {
+      await handle(job, lease);
+      // Not checked for the lease: what is done is done, and Redis refuses who has lost the lock.
+      await job.moveToCompleted(undefined, token, false);
+      restsInARow = 0;
+      if (job.name === 'finalize') await queue.closeRun(finalizeJob.parse(job.data).run);
+    } catch (error) {
+      await giveUp(job, token, lease.signal.aborted ? lease.signal.reason : error).catch(report);
+    } finally {
+      clearInterval(renewal);
+      lease.close();
+    }
+  }
+
+  async function handle(job: Job, lease: Lease): Promise<void> {
+    if (job.name === 'finalize') return handlers.onFinalize(finalizeJob.parse(job.data).run);
+    const { run, shard } = shardJob.parse(job.data);
+    return handlers.onShard({ run, shard, lease, suspect: job.stalledCounter > 0 });
+  }
+
+  async function giveUp(job: Job, token: string, error: unknown): Promise<void> {
+    const { run, shard } = shardJob.partial({ shard: true }).parse(job.data);
+    const facts = { run, shard, error: messageOf(error) };
+    if (error instanceof LeaseLost) {
+      log.warn(facts, 'lease lost');
+    } else if (error instanceof HandedBack || error instanceof NotForThisWorker) {
+      await job.moveToWait(token);
+      log.info(facts, 'shard handed back');
+    } else if (error instanceof OutOfReach) {
+      const longest = Math.min(restMs.least * 2 ** restsInARow++, restMs.most);
+      restUntil = performance.now() + longest * (0.5 + Math.random() / 2);
+      await job.moveToWait(token);
+      log.warn(facts, 'shard put off');
+    } else if (error instanceof RunBlocked) {
+      await queue.setState(run, 'blocked', facts.error);
+      await job.moveToWait(token);
+      log.error(facts, 'run blocked');
+    } else {
+      const attempt = job.attemptsMade + 1;
+      const isLast = attempt >= (job.opts.attempts ?? 1);
+      // Recorded first: the job leaves Redis with its last attempt.
+      if (isLast) await queue.recordFailure(run, String(shard ?? 'finalize'), facts.error);
+      await job.moveToFailed(error instanceof Error ? error : new Error(facts.error), token, false);
+      log[isLast ? 'error' : 'warn']({ ...facts, attempt }, 'shard failed');
+    }
+  }
+
+  function report(error: unknown): undefined {
+    const message = messageOf(explainRedisReply(error, redisUrl));
+    if (message === reported.message && performance.now() - reported.at < reportMs) return;
+    reported = { message, at: performance.now() };
+    log.warn({ error: message }, 'queue error');
+  }
+
+  return {
+    async close(graceMs) {
+      stopped.abort();
+      const late = setTimeout(() => {
+        for (const lease of inFlight.keys()) lease.end(new HandedBack('the worker stops'));
+      }, graceMs);
+      await Promise.all(inFlight.values());
+      clearTimeout(late);
+      const closed = loop.then(() =>
+        Promise.allSettled([...members.values()].map((member) => member.close())),
+      );
+      // A Redis that is gone is no reason to stay.
+      await Promise.race([closed, sleep(closeMs, undefined, { ref: false })]);
+      await Promise.all(inFlight.values());
+      redis.disconnect();
+    },
+  };
+}

@@ -1,0 +1,84 @@
+/** Rows of a run chosen at random: what `verify --deep` looks at. */
+import type { FailureCode } from './errors.ts';
+import { type PartTable, readPart } from './part.ts';
+import { itemOf } from './splice.ts';
+import type { Store } from './stores/store.ts';
+import type { Item } from './types.ts';
+import { type View, viewParts } from './view.ts';
+
+/** A row as it stands in a part. */
+export interface SampledRow {
+  item: Item;
+  error: FailureCode | null;
+  sha256: string | null;
+  labels: Int32Array;
+  scores: Float32Array;
+  embedding: Float32Array;
+  /** What made it: 'cpu', 'cuda'. */
+  device: string;
+}
+
+/** `count` different numbers below `total`, all as likely, in order; the same for the same seed. Fewer where `total` is less. */
+export function chooseRows(total: number, count: number, seed: number): number[] {
+  const random = mulberry32(seed);
+  const chosen = new Set<number>();
+  // Floyd's algorithm: the work depends on `count` alone (https://doi.org/10.1145/30401.315746).
+  for (let top = Math.max(0, total - count); top < total; top++) {
+    const candidate = Math.floor(random() * (top + 1));
+    chosen.add(chosen.has(candidate) ? top : candidate);
+  }
+  return [...chosen].sort((a, b) => a - b);
+}
+
+/** The rows of a view with these numbers, which rise. */
+export async function* readRows(
+  store: Store,
+  view: View,
+  numbers: readonly number[],
+): AsyncGenerator<SampledRow> {
+  let first = 0;
+  let at = 0;
+  for await (const { key, rows, replaced } of viewParts(store, view)) {
+    let table: PartTable | undefined;
+    for (; at < numbers.length && (numbers[at] as number) < first + rows; at++) {
+      const row = (numbers[at] as number) - first;
+      const by = replaced.find((other) => other.row === row)?.by;
+      table ??= by ? undefined : await readTable(store, key);
+      yield by ? rowOf(await readTable(store, by.part.key), by.row) : rowOf(table as PartTable, row);
+    }
+    if (at === numbers.length) return;
+    first += rows;
+  }
+}
+
+async function readTable(store: Store, key: string): Promise<PartTable> {
+  const bytes = await store.read(key);
+  if (!bytes) throw new Error(`${key} is gone`);
+  return readPart(bytes, key);
+}
+
+/** Copies, so that the part can be forgotten. */
+function rowOf(part: PartTable, row: number): SampledRow {
+  const { topK, model, device } = part.footer;
+  const { dimension } = model;
+  return {
+    item: itemOf(part, row),
+    error: part.errors[row] ?? null,
+    sha256: part.sha256s[row] ?? null,
+    labels: part.labels.slice(row * topK, (row + 1) * topK),
+    scores: part.scores.slice(row * topK, (row + 1) * topK),
+    embedding: part.embeddings.slice(row * dimension, (row + 1) * dimension),
+    device,
+  };
+}
+
+/** Tommy Ettinger's mulberry32: uniform in [0, 1), in steps of 2^-32. */
+function mulberry32(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

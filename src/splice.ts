@@ -1,0 +1,106 @@
+/** A part in which rows of other parts stand in the place of some of its own. */
+import { encodePart, type PartTable, readPart } from './part.ts';
+import type { Store } from './stores/store.ts';
+import type { Item, Outcome, ShardRows } from './types.ts';
+import type { ReplacedRow } from './view.ts';
+
+/** Reads the parts of retries, each once: they are asked for in order. */
+export function openSplicer(
+  store: Pick<Store, 'read'>,
+): (part: PartTable, replaced: readonly ReplacedRow[]) => Promise<Splice> {
+  const current = new Map<string, { key: string; table: Promise<PartTable> }>();
+
+  async function partOf({ retry, part }: ReplacedRow['by']): Promise<PartTable> {
+    const known = current.get(retry.run.run);
+    if (known?.key === part.key) return known.table;
+    const table = readTable(store, part.key);
+    current.set(retry.run.run, { key: part.key, table });
+    return table;
+  }
+
+  return async (part, replaced) => {
+    const rows = shardRowsOf(part);
+    const from = new Set<PartTable>();
+    for (const { row, id, by } of replaced) {
+      const table = await partOf(by);
+      throwIfOther(part, table, by.part.key);
+      if (table.ids[by.row] !== id || part.ids[row] !== id)
+        throw new Error(`${by.part.key}: row ${by.row} is ${table.ids[by.row]}, expected ${id}`);
+      copyRow(table, by.row, rows, row);
+      from.add(table);
+    }
+    const { footer } = part;
+    const options = { dimension: footer.model.dimension, topK: footer.topK, embeddingType: footer.embedding };
+    return { bytes: encodePart(rows, footer, options), from: [...from] };
+  };
+}
+
+export interface Splice {
+  /** A Parquet object with the provenance of the part that it began as, and counts of its own. */
+  bytes: Uint8Array;
+  /** The parts that gave it rows. */
+  from: PartTable[];
+}
+
+async function readTable(store: Pick<Store, 'read'>, key: string): Promise<PartTable> {
+  const bytes = await store.read(key);
+  if (!bytes) throw new Error(`${key} is gone`);
+  return readPart(bytes, key);
+}
+
+/** Rows of different kinds are never mixed. */
+function throwIfOther({ footer: ours }: PartTable, { footer: theirs }: PartTable, key: string): void {
+  const isSame =
+    theirs.fingerprint === ours.fingerprint &&
+    theirs.topK === ours.topK &&
+    theirs.embedding === ours.embedding;
+  if (isSame) return;
+  throw new Error(
+    `${key} is by model ${theirs.fingerprint}, top ${theirs.topK}, ${theirs.embedding}, not ${ours.fingerprint}, top ${ours.topK}, ${ours.embedding}`,
+  );
+}
+
+type Rows = ShardRows & { items: Item[]; outcomes: Outcome[] };
+
+function shardRowsOf(part: PartTable): Rows {
+  const { embeddings, scores, labels } = part;
+  return {
+    items: part.ids.map((_, row) => itemOf(part, row)),
+    outcomes: part.ids.map((_, row) => outcomeOf(part, row)),
+    embeddings,
+    scores,
+    labels,
+  };
+}
+
+function copyRow(from: PartTable, at: number, to: Rows, row: number): void {
+  const { topK, model } = from.footer;
+  to.items[row] = itemOf(from, at);
+  to.outcomes[row] = outcomeOf(from, at);
+  to.embeddings.set(
+    from.embeddings.subarray(at * model.dimension, (at + 1) * model.dimension),
+    row * model.dimension,
+  );
+  to.scores.set(from.scores.subarray(at * topK, (at + 1) * topK), row * topK);
+  to.labels.set(from.labels.subarray(at * topK, (at + 1) * topK), row * topK);
+}
+
+/** The item of a part's row, as its plan had it. */
+export function itemOf(part: PartTable, row: number): Item {
+  return {
+    id: part.ids[row] as string,
+    uri: part.uris[row] as string,
+    etag: part.etags[row] as string,
+    size: part.bytes[row] as number,
+  };
+}
+
+function outcomeOf(part: PartTable, row: number): Outcome {
+  const sha256 = part.sha256s[row];
+  const [width, height, format] = [part.widths[row], part.heights[row], part.formats[row]];
+  const bytes = sha256 ? { sha256, bytes: part.bytes[row] as number } : {};
+  const facts = { ...(width && { width }), ...(height && { height }), ...(format && { format }) };
+  const error = part.errors[row];
+  if (error) return { status: 'failed', error, message: part.messages[row] ?? '', ...bytes, ...facts };
+  return { status: 'ok', ...bytes, ...facts } as Outcome; // encodePart wrote an ok row with all of them
+}
