@@ -1,6 +1,7 @@
 /**
  * What a picture's bytes say of themselves, without a decoder. libvips words most truncations as it words corruption
- * ("libpng read error", "unable to parse image"), so a picture that it refused is asked here how long it meant to be.
+ * ("libpng read error", "unable to parse image"), and keeps one text for the whole process: of two pictures that fail side by
+ * side one may be told the other's reason. So a picture that it refused is asked here how long it meant to be.
  */
 
 export type PictureFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'tiff' | 'avif';
@@ -17,7 +18,7 @@ export function formatOf(bytes: Uint8Array): PictureFormat | undefined {
   return undefined;
 }
 
-/** True if the container promises bytes that are not there. JPEG and GIF promise no length: false, ask the decoder. */
+/** True if the container promises bytes that are not there, or does not come to its end. */
 export function endsEarly(bytes: Uint8Array, format: PictureFormat): boolean {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const promised = {
@@ -25,13 +26,47 @@ export function endsEarly(bytes: Uint8Array, format: PictureFormat): boolean {
     webp: endOfWebp,
     tiff: endOfTiff,
     avif: endOfBoxes,
-    jpeg: noLength,
-    gif: noLength,
+    jpeg: endOfJpeg,
+    gif: endOfGif,
   };
   return promised[format](view) > view.byteLength;
 }
 
-const noLength = () => 0;
+/** ITU-T T.81, annex B: markers with their segments; after a scan's header coded bytes, in which FF 00 is a mere FF. */
+function endOfJpeg(view: DataView): number {
+  let at = 2;
+  while (at + 4 <= view.byteLength) {
+    if (view.getUint8(at) !== 0xff) {
+      at += 1; // coded bytes
+      continue;
+    }
+    const marker = view.getUint8(at + 1);
+    if (marker === EOI) return at + 2;
+    const isAlone = marker === 0 || marker === 0xff || (marker >= RST0 && marker <= RST7);
+    at += isAlone ? (marker === 0xff ? 1 : 2) : 2 + view.getUint16(at + 2);
+  }
+  const isEnd = at + 2 === view.byteLength && view.getUint16(at) === 0xff00 + EOI;
+  return isEnd ? view.byteLength : Infinity;
+}
+
+const [EOI, RST0, RST7] = [0xd9, 0xd0, 0xd7];
+
+/** https://www.w3.org/Graphics/GIF/spec-gif89a.txt: a header, blocks of sub-blocks with their length, a trailer. */
+function endOfGif(view: DataView): number {
+  const colours = (flags: number): number => (flags & 0x80 ? 3 * 2 ** ((flags & 7) + 1) : 0);
+  const byte = (offset: number): number => (offset < view.byteLength ? view.getUint8(offset) : 0);
+  let at = 13 + colours(byte(10));
+  while (at < view.byteLength) {
+    const block = byte(at);
+    if (block === 0x3b) return at + 1;
+    if (block === 0x21) at += 2;
+    else if (block === 0x2c) at += 11 + colours(byte(at + 9));
+    else return 0; // damaged in another way
+    while (byte(at) > 0) at += 1 + byte(at);
+    at += 1;
+  }
+  return Infinity;
+}
 
 /** https://www.w3.org/TR/png-3/#5Chunk-layout: chunks of length, type, content and CRC; IEND is the last. */
 function endOfPng(view: DataView): number {
@@ -50,10 +85,33 @@ function endOfWebp(view: DataView): number {
   return view.byteLength < 12 ? Infinity : 8 + view.getUint32(4, true);
 }
 
-/** TIFF 6.0, section 2: the header points to a directory, which many writers put behind the pixels. */
+/** TIFF 6.0, sections 2 and 8: the header points to a directory, and that to strips or tiles of pixels. */
 function endOfTiff(view: DataView): number {
-  return view.byteLength < 8 ? Infinity : 2 + view.getUint32(4, view.getUint8(0) === 0x49);
+  if (view.byteLength < 8) return Infinity;
+  const isLittle = view.getUint8(0) === 0x49;
+  const directory = view.getUint32(4, isLittle);
+  if (directory + 2 > view.byteLength) return Infinity;
+  const entries = view.getUint16(directory, isLittle);
+  if (directory + 2 + 12 * entries > view.byteLength) return Infinity;
+  const values = (tags: readonly number[]): number[] => {
+    for (let at = directory + 2; at < directory + 2 + 12 * entries; at += 12) {
+      if (!tags.includes(view.getUint16(at, isLittle))) continue;
+      const isShort = view.getUint16(at + 2, isLittle) === 3;
+      const size = isShort ? 2 : 4;
+      const count = view.getUint32(at + 4, isLittle);
+      const first = count * size <= 4 ? at + 8 : view.getUint32(at + 8, isLittle);
+      if (first + count * size > view.byteLength) return [Infinity];
+      return Array.from({ length: count }, (_, n) =>
+        isShort ? view.getUint16(first + n * size, isLittle) : view.getUint32(first + n * size, isLittle),
+      );
+    }
+    return [];
+  };
+  const lengths = values([STRIP_LENGTHS, TILE_LENGTHS]);
+  return values([STRIPS, TILES]).reduce((end, first, n) => Math.max(end, first + (lengths[n] ?? 0)), 0);
 }
+
+const [STRIPS, STRIP_LENGTHS, TILES, TILE_LENGTHS] = [273, 279, 324, 325];
 
 /** ISO/IEC 14496-12, section 4.2: boxes that begin with their size; 0 is "to the end", 1 "64 bits, after the type". */
 function endOfBoxes(view: DataView): number {

@@ -6,7 +6,7 @@
  */
 import sharp, { type Metadata, type Sharp, type SharpOptions } from 'sharp';
 import { endsEarly, formatOf } from './container.ts';
-import { type Failure, messageOf } from './errors.ts';
+import type { Failure } from './errors.ts';
 import { cropGeometry, resampleCrop } from './resample.ts';
 import type { ImageFacts, Preprocessing, ResizeMode } from './types.ts';
 
@@ -53,8 +53,8 @@ export async function decodeImage(
       return facts;
     }
     pixels = header.space === 'cmyk' ? await decodeCmyk(bytes) : await decodeRgb(bytes);
-  } catch (error) {
-    return failureOf(bytes, error);
+  } catch {
+    return failureOf(bytes);
   }
   resampleCrop(pixels, facts.width, facts.height, target, preprocessing);
   return facts;
@@ -152,18 +152,12 @@ function shrinkOnLoad(
   return rawOf(image, 3);
 }
 
-function failureOf(bytes: Uint8Array, error: unknown): Failure {
+function failureOf(bytes: Uint8Array): Failure {
   const format = formatOf(bytes);
   if (!format)
     return { error: 'unsupported-format', message: 'not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture' };
-  if (endsEarly(bytes, format) || EARLY_END.test(String(error))) {
+  if (endsEarly(bytes, format))
     return { error: 'truncated', message: `the ${format} ends early, after ${bytes.length} bytes` };
-  }
-  return {
-    error: 'corrupt',
-    message: `${format}: ${messageOf(error).replace(/^Input buffer has corrupt header: ?/, '') || 'corrupt header'}`,
-  };
+  // Not the decoder's own words: they may be about another picture (container.ts).
+  return { error: 'corrupt', message: `the ${format} is damaged: its decoder refuses it` };
 }
-
-/** libjpeg's, libnsgif's and libtiff's words for it. */
-const EARLY_END = /premature end of JPEG|unexpected end of GIF|read error at scanline/i;

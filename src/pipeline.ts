@@ -50,7 +50,8 @@ export function openPipeline({ store, batcher, provenance }: PipelineParts): Pip
       const items = await ofStore(readItems(run, shard));
       const rows = await batcher.embed(run.run, items, { signal: lease.signal, suspect });
       const failed = rows.outcomes.filter((outcome) => outcome.status === 'failed');
-      throwIfSystemic(failed, items.length);
+      // A retry is made of what failed: that much of it fails again says nothing of the source.
+      if (run.retryOf === null) throwIfSystemic(failed, items.length);
       atStep('shard embedded', run.run, shard);
 
       const started = performance.now();

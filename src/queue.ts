@@ -265,6 +265,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       );
       await queues.get(run)?.close();
       queues.delete(run);
+      atStep('run closed', run);
     },
 
     async close() {

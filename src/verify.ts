@@ -10,15 +10,15 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import pMap from 'p-map';
-import { checkPart } from './check-part.ts';
-import { openPlanCheck } from './check-plan.ts';
+import { checkPart } from './checks/part.ts';
+import { openPlanCheck } from './checks/plan.ts';
+import { findStrays, type Report } from './checks/strays.ts';
 import { messageOf } from './errors.ts';
 import { requestKey, retryNumber, runKey, successKey } from './layout.ts';
 import { openPlan, shardsPerPage } from './page.ts';
 import type { PartFooter } from './part.ts';
 import { findRequest, type Run, type Success } from './run.ts';
 import type { Store } from './stores/store.ts';
-import { findStrays, type Report } from './strays.ts';
 import { compareBytewise } from './uri.ts';
 import { failedRows, openView } from './view.ts';
 

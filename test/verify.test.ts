@@ -2,12 +2,12 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { compareRow, toleranceOf } from '../src/compare.ts';
+import { compareRow, toleranceOf } from '../src/checks/compare.ts';
+import { chooseRows } from '../src/checks/sample.ts';
 import { pageKey, partKey, requestKey, runKey, successKey } from '../src/layout.ts';
 import { openPlan, readPage, writePage } from '../src/page.ts';
 import { readPart } from '../src/part.ts';
 import { claimRun, createRun, readRun, readSuccess } from '../src/run.ts';
-import { chooseRows } from '../src/sample.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { isSound, type Verification, verifyRun } from '../src/verify.ts';

@@ -1,8 +1,8 @@
 /** `lensmill verify --deep N`: some images are done again on this machine and held against their rows. */
 import { openEngine } from '../../workers/engine.ts';
-import { compareRow, type Tolerance, toleranceOf } from '../compare.ts';
+import { compareRow, type Tolerance, toleranceOf } from '../checks/compare.ts';
+import { chooseRows, readRows, type SampledRow } from '../checks/sample.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
-import { chooseRows, readRows, type SampledRow } from '../sample.ts';
 import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { openView } from '../view.ts';

@@ -153,6 +153,8 @@ async function watchRun(
   };
 
   try {
+    // Before the first look, which else would find what an earlier pause or failure left.
+    await answerOf(queue.openRun(run.run, needsOf(run)), log, signal);
     enqueue();
     let emptyPolls = 0;
     for (let poll = 0; !signal.aborted; poll++) {
@@ -164,7 +166,8 @@ async function watchRun(
           log.warn({ error: error.message }, 'the store does not answer; it is asked again');
         });
         if (success) {
-          await queue.closeRun(run.run);
+          // Else a worker is about to.
+          if (isEmpty) await queue.closeRun(run.run);
           return success;
         }
       }

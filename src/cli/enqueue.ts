@@ -1,7 +1,9 @@
 /** `lensmill enqueue`: the producer alone. Workers anywhere do the rest; the one that commits the last shard finishes the run. */
 import type { Command } from 'commander';
 import { openQueue } from '../queue.ts';
-import { addCommand, exitCodes, required } from './command.ts';
+import type { Run } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import { addCommand, type Context, type ExitCode, exitCodes, required } from './command.ts';
 import { enqueueMissing, openRedis, queueOf } from './drive.ts';
 import { placeSettings, planSettings, queueSettings } from './index.ts';
 import { openOutput, planNewRun } from './prepare.ts';
@@ -17,24 +19,34 @@ export function addEnqueueCommand(program: Command): void {
       'lensmill status RUN --output s3://indexes/photos   # watch the workers',
     ],
     async act(context, [source = ''], { run: id }) {
-      const { settings, log, interrupted, print } = context;
-      required(settings, 'redis');
-      const redis = await openRedis({ settings, log });
-      const store = await openOutput(settings);
-      const queue = openQueue({ redisUrl: redis.url, name: queueOf(settings, store) });
+      required(context.settings, 'redis');
+      const store = await openOutput(context.settings);
       try {
         const run = await planNewRun(context, store, source, id as string | undefined); // commander's own type
-        await enqueueMissing(queue, store, run, { ...settings, signal: interrupted });
-        const { run: name, items, shards } = run;
-        print(
-          { run: name, items, shards, output: store.uri, queue: queueOf(settings, store) },
-          `run ${name}: ${items} images in ${shards} shards are enqueued\nnext: lensmill work --output ${store.uri}   # on each worker`,
-        );
-        return exitCodes.done;
+        return await enqueueRun(context, store, run);
       } finally {
-        await queue.close();
         await store.close();
       }
     },
   });
+}
+
+/** Enqueues what the store does not hold of a run, and says how workers get at it. Throws ConfigError 'missing-setting'. */
+export async function enqueueRun(context: Context, store: Store, run: Run): Promise<ExitCode> {
+  const { settings, interrupted, print } = context;
+  required(settings, 'redis');
+  const redis = await openRedis(context);
+  const name = queueOf(settings, store);
+  const queue = openQueue({ redisUrl: redis.url, name });
+  try {
+    await enqueueMissing(queue, store, run, { ...settings, signal: interrupted });
+    const { run: id, items, shards } = run;
+    print(
+      { run: id, items, shards, output: store.uri, queue: name },
+      `run ${id}: ${items} images in ${shards} shards are enqueued\nnext: lensmill work --output ${store.uri}   # on each worker`,
+    );
+    return exitCodes.done;
+  } finally {
+    await queue.close();
+  }
 }

@@ -1,7 +1,8 @@
 /** `lensmill resume`: finishes a run from what its store holds, whatever became of Redis and of its workers. */
 import type { Command } from 'commander';
 import { findSuccess, readRequest } from '../run.ts';
-import { addCommand } from './command.ts';
+import { addCommand, required } from './command.ts';
+import { enqueueRun } from './enqueue.ts';
 import { finishRun, placeSettings, queueSettings, workSettings } from './index.ts';
 import { completePlan, openOutput } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
@@ -12,13 +13,18 @@ export function addResumeCommand(program: Command): void {
       'finish a run that was stopped: plans on, and does exactly the shards that the store does not hold',
     arguments: [['<run>', 'id of the run']],
     settings: ['output', ...workSettings, ...queueSettings, ...placeSettings],
-    examples: ['lensmill resume 20261124-091233-3fa2 --output ./index'],
-    async act(context, [id = '']) {
+    options: [['--enqueue', 'only enqueue what is left: workers elsewhere do it']],
+    examples: [
+      'lensmill resume 20261124-091233-3fa2 --output ./index',
+      'lensmill resume 20261124-091233-3fa2 --enqueue --output s3://indexes/photos --redis redis://queue:6379',
+    ],
+    async act(context, [id = ''], { enqueue }) {
+      if (enqueue) required(context.settings, 'redis');
       const store = await openOutput(context.settings);
       try {
         const run = await completePlan(context, store, await readRequest(store, id));
         const success = await findSuccess(store, id);
-        if (!success) return await finishRun(context, store, run);
+        if (!success) return await (enqueue ? enqueueRun : finishRun)(context, store, run);
         const { json, text } = summarize(store, run, success);
         context.print(json, `${text}\nnothing is left to do`);
         return codeOf(success);

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
-import { checkRedis, openQueue } from '../queue.ts';
+import { checkRedis, openQueue, type RunState } from '../queue.ts';
 import { findRun, findSuccess, listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { listRetries } from '../view.ts';
@@ -30,6 +30,10 @@ export interface RunStatus {
   view?: { ok: number; failed: number };
   /** Its shards in Redis; only where Redis is named and answers. */
   queue?: { waiting: number; active: number; delayed: number };
+  /** What workers are told of it, as 'paused'; absent where Redis does not know the run. */
+  queueState?: RunState;
+  /** Of a blocked run. */
+  reason?: string;
   /** Shards that were given up, and why. */
   failures?: Record<string, string>;
 }
@@ -94,7 +98,7 @@ async function askRedis(
   { settings, log }: Context,
   store: Store,
   id: string,
-): Promise<Pick<RunStatus, 'queue' | 'failures'>> {
+): Promise<Pick<RunStatus, 'queue' | 'queueState' | 'reason' | 'failures'>> {
   if (settings.redis === undefined) return {};
   try {
     await checkRedis(settings.redis);
@@ -105,8 +109,13 @@ async function askRedis(
   }
   const queue = openQueue({ redisUrl: settings.redis, name: queueOf(settings, store) });
   try {
-    const [counts, { failures }] = await Promise.all([queue.counts(id), queue.progress(id)]);
-    return { queue: counts, failures };
+    const [counts, { failures }, runs] = await Promise.all([
+      queue.counts(id),
+      queue.progress(id),
+      queue.runs(),
+    ]);
+    const { state, reason } = runs.get(id) ?? {};
+    return { queue: counts, failures, ...(state && { queueState: state }), ...(reason && { reason }) };
   } finally {
     await queue.close();
   }
@@ -120,7 +129,7 @@ function oneLine({ run, state, shards, committed, items, failed, model }: RunSta
 
 function inFull(status: RunStatus, store: Store): string {
   const { run, state, source, model, shards, committed, items, ok, failed, queue, failures = {} } = status;
-  const { retryOf, retries = [], view } = status;
+  const { retryOf, retries = [], view, queueState, reason } = status;
   const stillFailed = view?.failed ?? failed ?? 0;
   const lines = [
     `run     ${run}: ${state}${retryOf ? `, a retry of ${retryOf}` : ''}`,
@@ -130,7 +139,12 @@ function inFull(status: RunStatus, store: Store): string {
     ...(state === 'done' ? [`images  ${ok} embedded, ${failed} failed`] : []),
     ...retries.map(retryLine),
     ...(view ? [`in all  ${view.ok} embedded, ${view.failed} failed`] : []),
-    ...(queue ? [`queue   ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed`] : []),
+    ...(queue
+      ? [
+          `queue   ${queueState ?? 'not in Redis'}: ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed`,
+        ]
+      : []),
+    ...(reason ? [`blocked ${reason}`] : []),
     ...Object.entries(failures).map(([shard, message]) => `failed  shard ${shard}: ${message}`),
     ...(state === 'done' ? [] : [`next    lensmill resume ${run} --output ${store.uri}`]),
     ...(stillFailed > 0 ? [`next    lensmill retry ${retryOf ?? run} --failed --output ${store.uri}`] : []),

@@ -1,8 +1,8 @@
 /** Whether an image that is done again gives what its row says. */
-import type { FailureCode } from './errors.ts';
-import type { Run } from './run.ts';
+import type { FailureCode } from '../errors.ts';
+import type { Run } from '../run.ts';
+import type { Outcome } from '../types.ts';
 import type { SampledRow } from './sample.ts';
-import type { Outcome } from './types.ts';
 
 /** The same image, done again. */
 export interface RedoneRow {
@@ -42,7 +42,7 @@ const scoreFactor = 10;
 export function compareRow(row: SampledRow, redone: RedoneRow, tolerance: Tolerance): Verdict {
   const { outcome } = redone;
   const now = outcome.status === 'failed' ? outcome.error : null;
-  if (row.error !== now && !(isBroken(row.error) && isBroken(now))) {
+  if (row.error !== now) {
     const isUnknown = [row.error, now].some((code) => code !== null && comesAndGoes.has(code));
     const why = `was ${row.error ?? 'ok'}, is ${now ?? 'ok'} now${outcome.status === 'failed' ? `: ${outcome.message}` : ''}`;
     return { verdict: isUnknown ? 'unknown' : 'differs', why };
@@ -75,11 +75,6 @@ export function compareRow(row: SampledRow, redone: RedoneRow, tolerance: Tolera
   function isNear(score = 0, other = 0): boolean {
     return Math.abs(score - other) <= scoreFactor * tolerance.distance * Math.max(score, other);
   }
-}
-
-/** libvips keeps one error text for the process, so where several images fail at once, one may be taken for the other. */
-function isBroken(code: FailureCode | null): boolean {
-  return code === 'truncated' || code === 'corrupt';
 }
 
 /** What depends on the moment and not on the image alone. */

@@ -1,13 +1,13 @@
 /** The plan's part of the proof: that it is whole, as it was written, and names no image twice. */
 import { createHash } from 'node:crypto';
-import { messageOf } from './errors.ts';
-import { pageItemsKey, pageKey, runKey } from './layout.ts';
-import { decodeItems, type PageIndex, readPage, shardsPerPage } from './page.ts';
-import type { Run } from './run.ts';
-import type { Store } from './stores/store.ts';
+import { messageOf } from '../errors.ts';
+import { pageItemsKey, pageKey, runKey } from '../layout.ts';
+import { decodeItems, type PageIndex, readPage, shardsPerPage } from '../page.ts';
+import type { Run } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import type { Item } from '../types.ts';
+import { compareBytewise } from '../uri.ts';
 import type { Report } from './strays.ts';
-import type { Item } from './types.ts';
-import { compareBytewise } from './uri.ts';
 
 export interface PlanCheck {
   /** Keys of the items of the pages read so far. */

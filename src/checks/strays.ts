@@ -8,9 +8,9 @@ import {
   runPrefix,
   shardOfPart,
   successKey,
-} from './layout.ts';
-import type { Run, Success } from './run.ts';
-import type { Store } from './stores/store.ts';
+} from '../layout.ts';
+import type { Run, Success } from '../run.ts';
+import type { Store } from '../stores/store.ts';
 
 /** Takes what does not hold, a line each. */
 export type Report = (problem: string) => void;

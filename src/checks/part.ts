@@ -1,10 +1,10 @@
 /** A part's share of the proof: that it is the object that was finished, and holds its shard's images, a row each. */
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { type PartFooter, type PartTable, readPart } from './part.ts';
-import type { Run, Success } from './run.ts';
-import type { Store } from './stores/store.ts';
-import type { Item } from './types.ts';
+import { type PartFooter, type PartTable, readPart } from '../part.ts';
+import type { Run, Success } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import type { Item } from '../types.ts';
 
 /** The part's rows. Throws an Error that says what does not hold. */
 export async function checkPart(

@@ -1,10 +1,10 @@
 /** Rows of a run chosen at random: what `verify --deep` looks at. */
-import type { FailureCode } from './errors.ts';
-import { type PartTable, readPart } from './part.ts';
-import { itemOf } from './splice.ts';
-import type { Store } from './stores/store.ts';
-import type { Item } from './types.ts';
-import { type View, viewParts } from './view.ts';
+import type { FailureCode } from '../errors.ts';
+import { type PartTable, readPart } from '../part.ts';
+import { itemOf } from '../splice.ts';
+import type { Store } from '../stores/store.ts';
+import type { Item } from '../types.ts';
+import { type View, viewParts } from '../view.ts';
 
 /** A row as it stands in a part. */
 export interface SampledRow {

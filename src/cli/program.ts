@@ -1,0 +1,57 @@
+/** The `lensmill` command, all of it. */
+import { Command } from 'commander';
+import { errnoOf } from '../errno.ts';
+import { version } from '../version.ts';
+import { exitCodes } from './command.ts';
+import { addDemoCommand } from './demo.ts';
+import { addDoctorCommand } from './doctor.ts';
+import { addEnqueueCommand } from './enqueue.ts';
+import { addExportCommand } from './export.ts';
+import { addIndexCommand } from './index.ts';
+import { addModelCommands } from './model.ts';
+import { addCancelCommand, addPauseCommand } from './pause.ts';
+import { addResumeCommand } from './resume.ts';
+import { addRetryCommand } from './retry.ts';
+import { addStatusCommand } from './status.ts';
+import { addVerifyCommand } from './verify.ts';
+import { addWorkCommand } from './work.ts';
+
+// `npm run` stands in the project's folder; paths are relative to where the user stands.
+const { npm_lifecycle_event: script, INIT_CWD: userFolder } = process.env;
+if ((script === 'lensmill' || script === 'demo') && userFolder) process.chdir(userFolder);
+
+// `lensmill … | head` is no failure.
+process.stdout.on('error', (error) => {
+  if (errnoOf(error) !== 'EPIPE') throw error;
+  process.exit();
+});
+
+const program = new Command('lensmill')
+  .description(
+    'Index large image archives: per image, its ImageNet predictions and its 2048-d embedding, exactly once.',
+  )
+  .version(version)
+  .showHelpAfterError('(see --help)')
+  .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? exitCodes.done : exitCodes.config))
+  .addHelpText(
+    'after',
+    `
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done with failed images, 4 stopped and resumable, 130 interrupted.
+Settings come from flags, else the environment, else lensmill.yaml; \`lensmill doctor\` shows them all.`,
+  );
+
+addIndexCommand(program);
+addEnqueueCommand(program);
+addWorkCommand(program);
+addStatusCommand(program);
+addResumeCommand(program);
+addPauseCommand(program);
+addCancelCommand(program);
+addRetryCommand(program);
+addVerifyCommand(program);
+addExportCommand(program);
+addModelCommands(program);
+addDoctorCommand(program);
+addDemoCommand(program);
+
+await program.parseAsync();
