@@ -26,7 +26,7 @@ export interface RedisOptions {
   folder: string;
   /** An address of this machine; loopback by default. */
   host?: string;
-  /** More settings, such as { appendfsync: 'always' }. */
+  /** More settings of redis.conf. */
   settings?: Record<string, string>;
 }
 
