@@ -140,6 +140,7 @@ export function openBatcher(
         suspect: shard.suspect,
       }));
       const filled = await stages.fill(slot, entries, unwanted.signal);
+      if (unwanted.signal.aborted) return;
       const anyPixels = filled.outcomes.some((outcome) => outcome.status === 'ok');
       const result = anyPixels ? await stages.infer(slot) : undefined;
       for (const [at, place] of places.entries()) settle(place, at, places.length, filled, result);

@@ -65,10 +65,10 @@ export interface ConsumerHandlers {
 
 export interface Consumer {
   /**
-   * Stops taking shards; resolves when those in flight have ended, or were handed back after `graceMs`. May be called
-   * again with less grace.
+   * Stops taking shards; resolves when those in flight have ended, or were handed back after `graceMs`: to how many
+   * were. May be called again with less grace.
    */
-  close(graceMs: number): Promise<void>;
+  close(graceMs: number): Promise<number>;
 }
 
 interface Taken {
@@ -91,6 +91,7 @@ export function consumeShards(
   let restUntil = 0;
   let restsInARow = 0;
   let reported = { message: '', at: 0 };
+  let handedBack = 0;
 
   const loop = takeShards();
 
@@ -228,6 +229,7 @@ export function consumeShards(
     async close(graceMs) {
       stopped.abort();
       const late = setTimeout(() => {
+        handedBack = inFlight.size;
         for (const lease of inFlight.keys()) lease.end(new HandedBack('the worker stops'));
       }, graceMs);
       await Promise.all(inFlight.values());
@@ -239,6 +241,7 @@ export function consumeShards(
       await Promise.race([closed, sleep(closeMs, undefined, { ref: false })]);
       await Promise.all(inFlight.values());
       redis.disconnect();
+      return handedBack;
     },
   };
 }

@@ -11,7 +11,7 @@ import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 let server: PrivateRedis;
 let redis: Redis;
 let queues = 0;
-const closing: (() => Promise<void>)[] = [];
+const closing: (() => Promise<unknown>)[] = [];
 const needs = { lensmill: '1.0.0', model: 'm' };
 const limits = { highWater: 1_000, attempts: 2 };
 

@@ -150,14 +150,17 @@ async function consumeUntil(
   const { graceMs } = options.settings;
   const drained = consumer.close(graceMs);
   stop.hurry.addEventListener('abort', () => void consumer.close(0));
-  await Promise.race([
+  const left = await Promise.race([
     drained,
     // A Redis that is gone would keep us for ever: the shards in flight are then another worker's in fifteen seconds.
-    sleep(graceMs + closeMs, undefined, { ref: false }),
-    aborted(stop.hurry).then(() => sleep(closeMs, undefined, { ref: false })),
+    sleep(graceMs + closeMs, shardsInFlight, { ref: false }),
+    aborted(stop.hurry).then(() => sleep(closeMs, shardsInFlight, { ref: false })),
   ]);
   await queue.close();
   if (cause) throw cause;
+  // The threads would first end the batches that they hold, and nobody wants those any more. Not `exit`, which in the middle
+  // of a model run aborts with a noise.
+  if (left > 0) process.kill(process.pid, 'SIGKILL');
 
   /** A device or model that does not work here is no reason to burn shards: they go back, and this worker ends. */
   function refuse(error: unknown): never {

@@ -157,10 +157,11 @@ async function watchRun(
     await answerOf(queue.openRun(run.run, needsOf(run)), log, signal);
     enqueue();
     let emptyPolls = 0;
+    let isPauseTold = false;
     for (let poll = 0; !signal.aborted; poll++) {
       if (failure) throw failure;
       const { state, shards, isEmpty } = await answerOf(lookAt(queue, store, run, progress), log, signal);
-      if (shards >= run.shards || poll % pollsPerLook === 0) {
+      if (shards >= run.shards || state === undefined || poll % pollsPerLook === 0) {
         const success = await findSuccess(store, run.run).catch((error) => {
           if (!isAway(error)) throw error;
           log.warn({ error: error.message }, 'the store does not answer; it is asked again');
@@ -172,6 +173,9 @@ async function watchRun(
         }
       }
       if (state === 'cancelled') return 'cancelled';
+      if (state === 'paused' && !isPauseTold)
+        log.warn({ run: run.run }, 'the run is paused; `lensmill resume` lets it go on');
+      isPauseTold = state === 'paused';
       // A shard that changes hands is in no list for a moment.
       emptyPolls = isEmpty && !isEnqueueing ? emptyPolls + 1 : 0;
       if (emptyPolls >= pollsPerLook || (state === undefined && !isEnqueueing)) {

@@ -26,14 +26,12 @@ export interface RedisOptions {
   folder: string;
   /** An address of this machine; loopback by default. */
   host?: string;
-  /** More settings of redis.conf. */
-  settings?: Record<string, string>;
 }
 
 const answerMs = 15_000;
 
 export async function startRedis(options: RedisOptions): Promise<RedisServer> {
-  const { folder, host = '127.0.0.1', settings = {} } = options;
+  const { folder, host = '127.0.0.1' } = options;
   const port = await freePort(host);
   const url = `redis://${host}:${port}`;
   let server: ChildProcess | undefined;
@@ -64,7 +62,6 @@ export async function startRedis(options: RedisOptions): Promise<RedisServer> {
       appendonly: 'yes',
       save: '',
       'maxmemory-policy': 'noeviction',
-      ...settings,
     };
     const args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value]);
     const started = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'ignore'] });

@@ -1,0 +1,134 @@
+import { beforeEach, expect, test } from 'vitest';
+import { type FilledSlot, openBatcher } from '../src/batch.ts';
+import { ConfigError } from '../src/errors.ts';
+import { endlessLease, LeaseLost, openLease } from '../src/lease.ts';
+import { openPipeline, type Pipeline } from '../src/pipeline.ts';
+import { planRun } from '../src/plan.ts';
+import { claimRun, type Run } from '../src/run.ts';
+import { FileStore } from '../src/stores/file.ts';
+import type { Store } from '../src/stores/store.ts';
+import type { Item, Outcome } from '../src/types.ts';
+import { makeRequest } from './helpers/requests.ts';
+import { wrapStore } from './helpers/store-wrappers.ts';
+import { tempFolder } from './helpers/temp.ts';
+
+const shardSize = 24;
+let store: Store;
+let run: Run;
+
+beforeEach(async () => {
+  store = new FileStore(tempFolder());
+  await store.probe();
+  run = await plan('r');
+});
+
+async function plan(id: string, retryOf: string | null = null): Promise<Run> {
+  const request = makeRequest(id, { shardSize, retryOf });
+  await claimRun(store, request);
+  const items = Array.from({ length: shardSize }, (_, n): Item => {
+    const name = `${String(n).padStart(2, '0')}.jpg`;
+    return { id: name, uri: `file:///nowhere/${name}`, etag: 'e', size: 1 };
+  });
+  return planRun(
+    store,
+    {
+      uri: 'file:///nowhere',
+      async *list() {
+        yield { items, skipped: 0 };
+      },
+    },
+    request,
+  );
+}
+
+const ok: Outcome = { status: 'ok', width: 1, height: 1, format: 'jpeg', bytes: 1, sha256: 'a'.repeat(64) };
+const denied: Outcome = { status: 'failed', error: 'access-denied', message: 'AccessDenied' };
+const lost: Outcome = { status: 'failed', error: 'timeout', message: 'no answer' };
+
+/** A pipeline whose lanes say of row n what `tell` does, and whose model says nothing. */
+function pipelineOf(
+  tell: (row: number) => Outcome,
+  { output = store, onFilled = (): void => undefined } = {},
+): Pipeline {
+  const shape = { batch: 8, slots: 2, dimension: run.model.dimension, topK: run.topK };
+  const batcher = openBatcher(
+    {
+      fill: async (_slot, entries): Promise<FilledSlot> => {
+        onFilled();
+        return {
+          outcomes: entries.map(({ item }) => tell(Number.parseInt(item.id, 10))),
+          fetchMs: 0,
+          decodeMs: 0,
+        };
+      },
+      infer: async () => ({
+        embeddings: new Float32Array(8 * shape.dimension),
+        scores: new Float32Array(8 * shape.topK),
+        labels: new Int32Array(8 * shape.topK),
+        inferMs: 0,
+      }),
+    },
+    shape,
+  );
+  return openPipeline({
+    store: output,
+    batcher,
+    provenance: () => ({ lensmill: run.lensmill, device: 'cpu', batch: 8 }),
+  });
+}
+
+const taken = { lease: endlessLease, suspect: false };
+const partOf = (id: string) => store.head(`runs/${id}/parts/part-00000.parquet`);
+
+test('a few images that may not be read are failed rows', async () => {
+  const done = await pipelineOf((row) => (row < 9 ? denied : ok)).processShard(run, 0, taken);
+  expect(done).toMatchObject({ items: 24, failed: 9, commit: 'created' });
+});
+
+test('a shard of which half may not be read blocks the run, and burns no image', async () => {
+  const doing = pipelineOf((row) => (row < 12 ? denied : ok)).processShard(run, 0, taken);
+  await expect(doing).rejects.toMatchObject({
+    name: 'RunBlocked',
+    message: '12 of 24 images cannot be read (access-denied: AccessDenied)',
+  });
+  expect(await partOf('r')).toBeUndefined();
+});
+
+test('a shard of which half gives no answer is tried again, and burns no image', async () => {
+  const doing = pipelineOf((row) => (row < 12 ? lost : ok)).processShard(run, 0, taken);
+  await expect(doing).rejects.toMatchObject({ name: 'Error', message: expect.stringContaining('12 of 24') });
+  expect(await partOf('r')).toBeUndefined();
+});
+
+test('in a retry the images that fail again are failed rows, however many', async () => {
+  const retry = await plan('r.retry-1', 'r');
+  expect(await pipelineOf(() => denied).processShard(retry, 0, taken)).toMatchObject({ failed: 24 });
+});
+
+test('who has lost the lease commits nothing, even when no timer has told it yet', async () => {
+  const lease = openLease(50, performance.now());
+  const wait = (): void => {
+    for (const until = performance.now() + 80; performance.now() < until; );
+  };
+  const doing = pipelineOf(() => ok, { onFilled: wait }).processShard(run, 0, { lease, suspect: false });
+  await expect(doing).rejects.toBeInstanceOf(LeaseLost);
+  expect(await partOf('r')).toBeUndefined();
+});
+
+test('a part that stands is left alone, and nothing is embedded again', async () => {
+  await pipelineOf(() => ok).processShard(run, 0, taken);
+  const standing = await partOf('r');
+  const again = pipelineOf(() => expect.unreachable()).processShard(run, 0, taken);
+  expect(await again).toMatchObject({ items: 24, failed: 0, commit: 'present' });
+  expect(await partOf('r')).toEqual(standing);
+});
+
+test.each([
+  ['store-unreachable', 'OutOfReach'],
+  ['disk-full', 'RunBlocked'],
+  ['bad-credentials', 'RunBlocked'],
+])('a store that says %s when a part is created: %s', async (code, name) => {
+  const output = wrapStore(store, { create: () => Promise.reject(new ConfigError(code, 'mend it')) });
+  const doing = pipelineOf(() => ok, { output }).processShard(run, 0, taken);
+  await expect(doing).rejects.toMatchObject({ name, message: 'mend it' });
+});
