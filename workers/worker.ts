@@ -11,21 +11,18 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { consumeShards, NotForThisWorker } from '../src/consume.ts';
-import type { Device } from '../src/devices/device.ts';
 import { resolveDevice } from '../src/devices/resolve-device.ts';
 import { ConfigError, messageOf, OutOfReach } from '../src/errors.ts';
 import { finalizeRun } from '../src/finalize.ts';
 import { type Logger, openLog } from '../src/log.ts';
-import { ofStore, openPipeline, type Pipeline } from '../src/pipeline.ts';
+import { ofStore } from '../src/pipeline.ts';
 import { openQueue } from '../src/queue.ts';
-import { needsOf, type Run, type RunNeeds, readRun } from '../src/run.ts';
+import { type Run, readRun } from '../src/run.ts';
 import { type Settings, s3OptionsOf } from '../src/settings.ts';
 import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
-import { version } from '../src/version.ts';
-import { obtainModel } from '../src/weights.ts';
-import { type Engine, openEngine } from './engine.ts';
+import { type ModelSlot, openModelSlot } from './model-slot.ts';
 import { portableOf } from './thread.ts';
 
 export type WorkerSettings = Pick<
@@ -88,7 +85,8 @@ async function work(options: WorkerOptions): Promise<void> {
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
 
   const store = openStore(options.output, s3OptionsOf(settings));
-  const models = modelSlot(store, device, options, log);
+  const { cautiousMs } = options;
+  const models = openModelSlot({ store, device, settings, cautiousMs, log, onLost: crash });
   try {
     await store.probe();
     if (options.run !== undefined) await models.pipelineFor(await readRun(store, options.run));
@@ -172,91 +170,6 @@ async function consumeUntil(
   }
 }
 
-interface ModelSlot {
-  readonly device: Device;
-  /** Whether a run's shards are for this worker: its version is ours, and its model too, unless none is loaded yet. */
-  fits(run: string, needs: RunNeeds): boolean;
-  /** The pipeline for a run's model: opened for the first run, refused to runs of another model. */
-  pipelineFor(run: Run): Promise<Pipeline>;
-  /** What the device did since the model was loaded, ms. */
-  deviceTimes(): { inferMs: number; waitedMs: number } | undefined;
-  close(): Promise<void>;
-}
-
-/** One model fits into a worker: the first run's. */
-function modelSlot(
-  store: Store,
-  device: Device,
-  { settings, cautiousMs }: WorkerOptions,
-  log: Logger,
-): ModelSlot {
-  let opening: { model: string; engine: Promise<Engine> } | undefined;
-  let engine: Engine | undefined;
-  let pipeline: Pipeline | undefined;
-  const refused = new Set<string>();
-
-  async function open(run: Run): Promise<Engine> {
-    const started = performance.now();
-    const modelPath = await obtainModel(store, run, settings);
-    const opened = await openEngine({
-      ...settings,
-      modelPath,
-      device,
-      crop: run.model.preprocessing.crop,
-      dimension: run.model.dimension,
-      topK: run.topK,
-      s3: s3OptionsOf(settings),
-      cautiousMs,
-      onNotice: (notice) => log.warn(notice),
-    });
-    opened.lost.catch((error) => {
-      report({ kind: 'fatal', error: { message: messageOf(error) } });
-      process.exit(1);
-    });
-    const { batch, lanes, batcher } = opened;
-    pipeline = openPipeline({
-      store,
-      batcher,
-      provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch }),
-    });
-    const { ref, precision } = run.model;
-    const loadMs = Math.round(performance.now() - started);
-    log.info({ model: ref, precision, device: device.name, batch, lanes, loadMs }, 'model loaded');
-    return opened;
-  }
-
-  return {
-    device,
-    fits(run, needs) {
-      const isOurs = needs.lensmill === version && (!opening || opening.model === needs.model);
-      if (!isOurs && !refused.has(run)) {
-        refused.add(run);
-        log.warn({ run, needs, lensmill: version, model: opening?.model }, 'run left to other workers');
-      }
-      return isOurs;
-    },
-    async pipelineFor(run) {
-      const { model } = needsOf(run);
-      opening ??= { model, engine: open(run) };
-      if (opening.model !== model)
-        throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
-      try {
-        engine = await opening.engine;
-      } catch (error) {
-        opening = undefined;
-        throw error;
-      }
-      await engine.announceRun(run);
-      return pipeline as Pipeline; // opened with the engine
-    },
-    deviceTimes: () => engine?.deviceTimes(),
-    async close() {
-      await opening?.engine.catch(() => undefined);
-      await engine?.close();
-    },
-  };
-}
-
 interface StopRequest {
   /** The parent says so, or is gone. */
   signal: AbortSignal;
@@ -277,6 +190,12 @@ function aborted(signal: AbortSignal): Promise<void> {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve());
   });
+}
+
+/** What the supervisor answers with another process. */
+function crash(error: unknown): void {
+  report({ kind: 'fatal', error: { message: messageOf(error) } });
+  process.exit(1);
 }
 
 function report(message: WorkerReport): void {

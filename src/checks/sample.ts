@@ -4,6 +4,7 @@ import { type PartTable, readPart } from '../part.ts';
 import { itemOf } from '../splice.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
+import { uniform } from '../uniform.ts';
 import { type View, viewParts } from '../view.ts';
 
 /** A row as it stands in a part. */
@@ -20,7 +21,7 @@ export interface SampledRow {
 
 /** `count` different numbers below `total`, all as likely, in order; the same for the same seed. Fewer where `total` is less. */
 export function chooseRows(total: number, count: number, seed: number): number[] {
-  const random = mulberry32(seed);
+  const random = uniform(seed);
   const chosen = new Set<number>();
   // Floyd's algorithm: the work depends on `count` alone (https://doi.org/10.1145/30401.315746).
   for (let top = Math.max(0, total - count); top < total; top++) {
@@ -69,16 +70,5 @@ function rowOf(part: PartTable, row: number): SampledRow {
     scores: part.scores.slice(row * topK, (row + 1) * topK),
     embedding: part.embeddings.slice(row * dimension, (row + 1) * dimension),
     device,
-  };
-}
-
-/** Tommy Ettinger's mulberry32: uniform in [0, 1), in steps of 2^-32. */
-function mulberry32(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }

@@ -2,6 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { uniform } from '../../src/uniform.ts';
 import { lensmill, smallModel } from '../helpers/cli.ts';
 import type { S3Server } from '../helpers/servers.ts';
 import { type Archive, type ArchiveOptions, makeArchive } from './archive.ts';
@@ -87,7 +88,7 @@ export function openTheatre({ scale, seed, startS3, say }: TheatreOptions): Thea
       const stage: Stage = {
         scale,
         folder,
-        random: mulberry32(seed),
+        random: uniform(seed),
         startS3,
         archive(options) {
           const name = JSON.stringify(options);
@@ -138,15 +139,4 @@ async function makeReferenced(
   const store = place.openStore();
   await store.probe();
   return { ...archive, reference: { store, run } };
-}
-
-/** Tommy Ettinger's mulberry32: uniform in [0, 1), seeded. */
-function mulberry32(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

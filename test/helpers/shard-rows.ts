@@ -1,4 +1,5 @@
 import type { Item, Outcome, Provenance, ShardRows } from '../../src/types.ts';
+import { uniform } from '../../src/uniform.ts';
 
 /**
  * A shard's rows with every 7th item failed (or what `isFailed` says). Embeddings look like ResNet's pooled features:
@@ -8,7 +9,7 @@ export function makeShardRows(
   count: number,
   { shard = 0, dimension = 2048, topK = 5, isFailed = (row: number) => row % 7 === 3 } = {},
 ): ShardRows {
-  const random = mulberry32(shard + 1);
+  const random = uniform(shard + 1);
   const items: Item[] = Array.from({ length: count }, (_, row) => ({
     id: `album ${shard}/ü-${String(row).padStart(5, '0')}.jpg`,
     uri: `file:///photos/album%20${shard}/%C3%BC-${String(row).padStart(5, '0')}.jpg`,
@@ -61,16 +62,5 @@ export function makeProvenance(change: Partial<Provenance> = {}): Provenance {
     device: 'cpu, onnxruntime 1.30.0',
     batch: 8,
     ...change,
-  };
-}
-
-/** Tommy Ettinger's mulberry32: uniform in [0, 1), seeded. */
-function mulberry32(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
