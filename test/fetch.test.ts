@@ -51,7 +51,7 @@ test('what no attempt can cure is not', async () => {
 test('a source that keeps failing gives a failed item', async () => {
   const source = sourceOf(failure('read-failed', true));
   expect(await fetchItem(source, item, options)).toEqual({ error: 'read-failed', message: 'read-failed!' });
-  expect(source.reads).toBe(4);
+  expect(source.reads).toBe(6);
 });
 
 test('a read that stalls is given up, tried again, and ends as a timeout', async () => {

@@ -64,7 +64,8 @@ for (const { name, title, play } of acts) {
   const verdict = await verdictOf(play());
   const seconds = Math.round((performance.now() - started) / 1000);
   rows.push({ scenario: name, title, seconds, ...verdict });
-  console.error(`  ${verdict.verdict}${verdict.verdict === 'held' ? '' : `: ${verdict.why}`} (${seconds} s)`);
+  const account = verdict.verdict === 'held' ? `${verdict.done}; ${verdict.shown}` : verdict.why;
+  console.error(`  ${verdict.verdict} (${seconds} s): ${account}`);
 }
 theatre.close();
 await server?.then((one) => one.close());

@@ -17,7 +17,7 @@ export const storeFaults: Scenario = {
     stage.atEnd(() => proxy.close());
     const place = await makeS3Place(server, proxy.endpoint);
     const source = await place.upload(archive.folder);
-    const pool = await stage.openPool({ place, batch: usualShape.batch, readTimeout: '2s' });
+    const pool = await stage.openPool({ place, batch: usualShape.batch, readTimeout: '4s' });
     pool.keepWorking(2);
     await enqueue(pool, source, 'r');
     const observer = observe(place, 'r', 1_000);
