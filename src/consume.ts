@@ -34,7 +34,7 @@ const closeMs = 2_000;
 /** An outage is told when it begins, and every so often while it lasts. */
 const reportMs = 30_000;
 /** How long an idle worker waits before it asks again: the longer, the longer it was idle. */
-const idleMs = { least: 50, most: 1_000 };
+const idleMs = { least: 50, most: 250 };
 /** How long a worker that the store does not answer leaves shards to others. */
 const restMs = { least: 1_000, most: 30_000 };
 
@@ -92,6 +92,7 @@ export function consumeShards(
   let restsInARow = 0;
   let reported = { message: '', at: 0 };
   let handedBack = 0;
+  let ended = Promise.withResolvers<void>();
 
   const loop = takeShards();
 
@@ -106,10 +107,16 @@ export function consumeShards(
         waitMs = idleMs.least;
         inFlight.set(
           taken.lease,
-          work(taken).finally(() => inFlight.delete(taken.lease)),
+          work(taken).finally(() => {
+            inFlight.delete(taken.lease);
+            ended.resolve();
+          }),
         );
       } else {
-        await sleep(waitMs, undefined, { signal: stopped.signal }).catch(() => undefined);
+        // A shard of ours that ends may have put the run's finalize job into the queue.
+        ended = Promise.withResolvers();
+        const idle = sleep(waitMs, undefined, { signal: stopped.signal }).catch(() => undefined);
+        await Promise.race([idle, ended.promise]);
         waitMs = Math.min(2 * waitMs, idleMs.most);
       }
     }
