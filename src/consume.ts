@@ -239,14 +239,14 @@ export function consumeShards(
         handedBack = inFlight.size;
         for (const lease of inFlight.keys()) lease.end(new HandedBack('the worker stops'));
       }, graceMs);
+      // A Redis that is gone is no reason to stay, neither in the loop nor in BullMQ.
+      const patience = (): Promise<void> => sleep(closeMs, undefined, { ref: false });
+      // First the loop, which may be about to take a shard: that one has the grace period too.
+      await Promise.race([loop, patience()]);
       await Promise.all(inFlight.values());
       clearTimeout(late);
-      const closed = loop.then(() =>
-        Promise.allSettled([...members.values()].map((member) => member.close())),
-      );
-      // A Redis that is gone is no reason to stay.
-      await Promise.race([closed, sleep(closeMs, undefined, { ref: false })]);
-      await Promise.all(inFlight.values());
+      const closed = Promise.allSettled([...members.values()].map((member) => member.close()));
+      await Promise.race([closed, patience()]);
       redis.disconnect();
       return handedBack;
     },

@@ -6,7 +6,7 @@ import pMap from 'p-map';
 import { listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
-import { readPartFooter } from './part.ts';
+import { addFailures, readPartFooter } from './part.ts';
 import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
@@ -64,8 +64,7 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
     success.items += part.rows;
     success.ok += part.ok;
     success.failed += part.failed;
-    for (const [code, count] of Object.entries(failures))
-      success.failures[code] = (success.failures[code] ?? 0) + count;
+    addFailures(success.failures, failures);
   }
   atStep('parts read', run.run);
   const isOurs = await store.create(successKey(run.run), encodeJson(success));

@@ -59,6 +59,3 @@ export function openLease(durationMs: number, takenAt: number): HeldLease {
     close: () => clearTimeout(timer),
   };
 }
-
-/** For work that nobody else can take. */
-export const endlessLease: Lease = { signal: new AbortController().signal, check: () => undefined };

@@ -117,6 +117,11 @@ function pluck<Row, Key extends keyof Row>(rows: readonly Row[], key: Key): Row[
   return rows.map((row) => row[key]);
 }
 
+/** Adds a part's failed rows by reason to those of others. */
+export function addFailures(total: Record<string, number>, more: PartFooter['failures']): void {
+  for (const [code, count] of Object.entries(more)) total[code] = (total[code] ?? 0) + count;
+}
+
 function countErrors(failures: readonly Partial<Failure>[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const { error } of failures) if (error) counts[error] = (counts[error] ?? 0) + 1;
@@ -149,6 +154,13 @@ export function readPart(bytes: Uint8Array, key: string): PartTable {
   } catch (error) {
     throw notAPart(key, error);
   }
+}
+
+/** As `readPart`, from a store. Throws an Error that names the part where it is gone, too. */
+export async function readStoredPart(store: Pick<Store, 'read'>, key: string): Promise<PartTable> {
+  const bytes = await store.read(key);
+  if (!bytes) throw new Error(`${key} is gone`);
+  return readPart(bytes, key);
 }
 
 /** How each row of a part ended. */

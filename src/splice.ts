@@ -1,23 +1,25 @@
 /** A part in which rows of other parts stand in the place of some of its own. */
-import { encodePart, type PartTable, readPart } from './part.ts';
+import { encodePart, type PartTable, readStoredPart } from './part.ts';
 import type { Store } from './stores/store.ts';
 import type { Item, Outcome, ShardRows } from './types.ts';
-import type { ReplacedRow } from './view.ts';
+import type { ReplacedRow, RetriedRow } from './view.ts';
 
 /** Reads the parts of retries, each once: they are asked for in order. */
+export function openRetriedParts(store: Pick<Store, 'read'>): (row: RetriedRow) => Promise<PartTable> {
+  const current = new Map<string, { key: string; table: Promise<PartTable> }>();
+  return ({ retry, part }) => {
+    const known = current.get(retry.run.run);
+    if (known?.key === part.key) return known.table;
+    const table = readStoredPart(store, part.key);
+    current.set(retry.run.run, { key: part.key, table });
+    return table;
+  };
+}
+
 export function openSplicer(
   store: Pick<Store, 'read'>,
 ): (part: PartTable, replaced: readonly ReplacedRow[]) => Promise<Splice> {
-  const current = new Map<string, { key: string; table: Promise<PartTable> }>();
-
-  async function partOf({ retry, part }: ReplacedRow['by']): Promise<PartTable> {
-    const known = current.get(retry.run.run);
-    if (known?.key === part.key) return known.table;
-    const table = readTable(store, part.key);
-    current.set(retry.run.run, { key: part.key, table });
-    return table;
-  }
-
+  const partOf = openRetriedParts(store);
   return async (part, replaced) => {
     const rows = shardRowsOf(part);
     const from = new Set<PartTable>();
@@ -40,12 +42,6 @@ export interface Splice {
   bytes: Uint8Array;
   /** The parts that gave it rows. */
   from: PartTable[];
-}
-
-async function readTable(store: Pick<Store, 'read'>, key: string): Promise<PartTable> {
-  const bytes = await store.read(key);
-  if (!bytes) throw new Error(`${key} is gone`);
-  return readPart(bytes, key);
 }
 
 /** Rows of different kinds are never mixed. */

@@ -16,7 +16,7 @@ import { findStrays, type Report } from './checks/strays.ts';
 import { messageOf } from './errors.ts';
 import { requestKey, retryNumber, runKey, successKey } from './layout.ts';
 import { openPlan, shardsPerPage } from './page.ts';
-import type { PartFooter } from './part.ts';
+import { addFailures, type PartFooter } from './part.ts';
 import { findRequest, type Run, type Success } from './run.ts';
 import type { Store } from './stores/store.ts';
 import { compareBytewise } from './uri.ts';
@@ -184,8 +184,7 @@ async function verifyAlone(
     total.items += footer.rows;
     total.ok += footer.ok;
     total.failed += footer.failed;
-    for (const [code, count] of Object.entries(footer.failures))
-      failures[code] = (failures[code] ?? 0) + count;
+    addFailures(failures, footer.failures);
     devices.add(footer.device);
     batches.add(footer.batch);
   }

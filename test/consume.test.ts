@@ -70,6 +70,20 @@ function untilAborted({ lease }: TakenShard): Promise<never> {
   );
 }
 
+/** A consumer that has a shard in flight, and keeps it until it is told to let go; the shard has one attempt. */
+async function holdShard({ queue, consume }: Bench): Promise<Consumer> {
+  const started = Promise.withResolvers<void>();
+  const consumer = consume({
+    onShard: (taken) => {
+      started.resolve();
+      return untilAborted(taken);
+    },
+  });
+  await enqueue(queue, 'r', 1, { highWater: 10, attempts: 1 });
+  await started.promise;
+  return consumer;
+}
+
 test('every shard is delivered once', async () => {
   const { queue, consume } = newQueue();
   await enqueue(queue, 'r', 50);
@@ -201,32 +215,18 @@ test('a worker that cannot reach the store gives its shard to one that can, and 
 });
 
 test('closing waits for the shards in flight; past the grace period they are handed back whole', async () => {
-  const { queue, consume } = newQueue();
-  const started = Promise.withResolvers<void>();
-  const consumer = consume({
-    onShard: (taken) => {
-      started.resolve();
-      return untilAborted(taken);
-    },
-  });
-  await enqueue(queue, 'r', 1, { highWater: 10, attempts: 1 });
-  await started.promise;
+  const bench = newQueue();
+  const { queue } = bench;
+  const consumer = await holdShard(bench);
   await consumer.close(50);
   expect(await queue.counts('r')).toEqual({ waiting: 1, active: 0, delayed: 0 });
   expect((await queue.progress('r')).failures).toEqual({});
 });
 
 test('a second word ends the grace period', async () => {
-  const { queue, consume } = newQueue();
-  const started = Promise.withResolvers<void>();
-  const consumer = consume({
-    onShard: (taken) => {
-      started.resolve();
-      return untilAborted(taken);
-    },
-  });
-  await enqueue(queue, 'r', 1);
-  await started.promise;
+  const bench = newQueue();
+  const { queue } = bench;
+  const consumer = await holdShard(bench);
   const drained = consumer.close(600_000);
   await consumer.close(0);
   await drained;

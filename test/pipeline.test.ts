@@ -1,7 +1,7 @@
 import { beforeEach, expect, test } from 'vitest';
 import { type FilledSlot, openBatcher } from '../src/batch.ts';
 import { ConfigError } from '../src/errors.ts';
-import { endlessLease, LeaseLost, openLease } from '../src/lease.ts';
+import { type Lease, LeaseLost, openLease } from '../src/lease.ts';
 import { openPipeline, type Pipeline } from '../src/pipeline.ts';
 import { planRun } from '../src/plan.ts';
 import { claimRun, type Run } from '../src/run.ts';
@@ -77,7 +77,8 @@ function pipelineOf(
   });
 }
 
-const taken = { lease: endlessLease, suspect: false };
+const endless: Lease = { signal: new AbortController().signal, check: () => undefined };
+const taken = { lease: endless, suspect: false };
 const partOf = (id: string) => store.head(`runs/${id}/parts/part-00000.parquet`);
 
 test('a few images that may not be read are failed rows', async () => {

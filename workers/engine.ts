@@ -3,26 +3,30 @@ import { availableParallelism } from 'node:os';
 import { type Batcher, openBatcher } from '../src/batch.ts';
 import type { Device } from '../src/devices/device.ts';
 import type { Run } from '../src/run.ts';
-import type { S3Options } from '../src/s3.ts';
+import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import type { Store } from '../src/stores/store.ts';
+import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
 import { openThreads } from './thread.ts';
 
+/** What a user says of the device and of the way to it; 0 for `batch`, `lanes`, `sessions` or `threads`: what suits the device. */
+export type EngineSettings = Pick<
+  Settings,
+  | 'batch'
+  | 'lanes'
+  | 'sessions'
+  | 'threads'
+  | 'reads'
+  | 'readTimeoutMs'
+  | 's3Endpoint'
+  | 's3Region'
+  | 'cacheDir'
+>;
+
 export interface EngineOptions {
-  modelPath: string;
-  crop: number;
-  dimension: number;
-  topK: number;
   device: Device;
-  /** 0 for any of these: what suits the device. */
-  batch: number;
-  lanes: number;
-  sessions: number;
-  /** Of all sessions together, on a CPU. */
-  threads: number;
-  reads: number;
-  readTimeoutMs: number;
-  s3: S3Options;
+  settings: EngineSettings;
   /** For so long after the start every image is decoded in a sandbox, and not only the suspect ones. */
   cautiousMs: number;
   /** Something that the operator should know, once. */
@@ -49,16 +53,21 @@ const slotsPerSession = 2;
 const slotsPerLane = 2;
 const leastLanes = 2;
 
-/** Resolves when the model is loaded and warm. Throws ConfigError 'device-failed'. */
-export async function openEngine(options: EngineOptions): Promise<Engine> {
-  const { device, crop, dimension, topK, reads, readTimeoutMs, s3, modelPath } = options;
+/** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', and those of the model. */
+export async function openEngine(store: Store, run: Run, options: EngineOptions): Promise<Engine> {
+  const { device, settings } = options;
+  const { topK } = run;
+  const { dimension } = run.model;
+  const { crop } = run.model.preprocessing;
+  const { reads, readTimeoutMs } = settings;
+  const modelPath = await obtainModel(store, run, settings);
   const cores = availableParallelism();
-  const batch = options.batch || device.batch;
-  const laneCount = options.lanes || Math.max(leastLanes, Math.floor(cores * device.lanesPerCore));
+  const batch = settings.batch || device.batch;
+  const laneCount = settings.lanes || Math.max(leastLanes, Math.floor(cores * device.lanesPerCore));
   // ONNX Runtime's own choice is a thread per physical core, and it takes two virtual cores for one: 8.6 against 16.7
   // images/s with ResNet-152.
-  const threads = options.threads || cores;
-  const sessionCount = Math.min(options.sessions || device.sessions, threads);
+  const threads = settings.threads || cores;
+  const sessionCount = Math.min(settings.sessions || device.sessions, threads);
   const slots = Array.from(
     { length: laneCount * slotsPerLane + sessionCount * slotsPerSession },
     () => new SharedArrayBuffer(batch * crop * crop * 3),
@@ -74,7 +83,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     threads: sessionThreads,
   };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
-  const laneOptions: LaneOptions = { slots, reads, readTimeoutMs, s3 };
+  const laneOptions: LaneOptions = { slots, reads, readTimeoutMs, s3: s3OptionsOf(settings) };
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
   const announced = new Map<string, Promise<unknown>>();
   const times = { inferMs: 0, waitedMs: 0 };

@@ -4,17 +4,14 @@ import type { Device } from '../src/devices/device.ts';
 import type { Logger } from '../src/log.ts';
 import { openPipeline, type Pipeline } from '../src/pipeline.ts';
 import { needsOf, type Run, type RunNeeds } from '../src/run.ts';
-import { s3OptionsOf } from '../src/settings.ts';
 import type { Store } from '../src/stores/store.ts';
 import { version } from '../src/version.ts';
-import { obtainModel } from '../src/weights.ts';
-import { type Engine, openEngine } from './engine.ts';
-import type { WorkerSettings } from './worker.ts';
+import { type Engine, type EngineSettings, openEngine } from './engine.ts';
 
 export interface ModelSlotOptions {
   store: Store;
   device: Device;
-  settings: WorkerSettings;
+  settings: EngineSettings;
   /** As `EngineOptions` has it. */
   cautiousMs: number;
   log: Logger;
@@ -49,18 +46,8 @@ export function openModelSlot({
 
   async function open(run: Run): Promise<Engine> {
     const started = performance.now();
-    const modelPath = await obtainModel(store, run, settings);
-    const opened = await openEngine({
-      ...settings,
-      modelPath,
-      device,
-      crop: run.model.preprocessing.crop,
-      dimension: run.model.dimension,
-      topK: run.topK,
-      s3: s3OptionsOf(settings),
-      cautiousMs,
-      onNotice: (notice) => log.warn(notice),
-    });
+    const onNotice = (notice: string): void => log.warn(notice);
+    const opened = await openEngine(store, run, { device, settings, cautiousMs, onNotice });
     opened.lost.catch(onLost);
     const { batch, lanes, batcher } = opened;
     pipeline = openPipeline({

@@ -22,24 +22,11 @@ import { type Settings, s3OptionsOf } from '../src/settings.ts';
 import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
+import type { EngineSettings } from './engine.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';
 import { portableOf } from './thread.ts';
 
-export type WorkerSettings = Pick<
-  Settings,
-  | 'device'
-  | 'batch'
-  | 'lanes'
-  | 'sessions'
-  | 'threads'
-  | 'reads'
-  | 'readTimeoutMs'
-  | 's3Endpoint'
-  | 's3Region'
-  | 'cacheDir'
-  | 'logLevel'
-  | 'graceMs'
->;
+export type WorkerSettings = EngineSettings & Pick<Settings, 'device' | 'logLevel' | 'graceMs'>;
 
 export interface WorkerOptions {
   output: string;

@@ -1,7 +1,7 @@
 /** Rows of a run chosen at random: what `verify --deep` looks at. */
 import type { FailureCode } from '../errors.ts';
-import { type PartTable, readPart } from '../part.ts';
-import { itemOf } from '../splice.ts';
+import { type PartTable, readStoredPart } from '../part.ts';
+import { itemOf, openRetriedParts } from '../splice.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { uniform } from '../uniform.ts';
@@ -37,6 +37,7 @@ export async function* readRows(
   view: View,
   numbers: readonly number[],
 ): AsyncGenerator<SampledRow> {
+  const retriedPart = openRetriedParts(store);
   let first = 0;
   let at = 0;
   for await (const { key, rows, replaced } of viewParts(store, view)) {
@@ -44,18 +45,16 @@ export async function* readRows(
     for (; at < numbers.length && (numbers[at] as number) < first + rows; at++) {
       const row = (numbers[at] as number) - first;
       const by = replaced.find((other) => other.row === row)?.by;
-      table ??= by ? undefined : await readTable(store, key);
-      yield by ? rowOf(await readTable(store, by.part.key), by.row) : rowOf(table as PartTable, row);
+      if (by) {
+        yield rowOf(await retriedPart(by), by.row);
+      } else {
+        table ??= await readStoredPart(store, key);
+        yield rowOf(table, row);
+      }
     }
     if (at === numbers.length) return;
     first += rows;
   }
-}
-
-async function readTable(store: Store, key: string): Promise<PartTable> {
-  const bytes = await store.read(key);
-  if (!bytes) throw new Error(`${key} is gone`);
-  return readPart(bytes, key);
 }
 
 /** Copies, so that the part can be forgotten. */

@@ -3,10 +3,8 @@ import { openEngine } from '../../workers/engine.ts';
 import { compareRow, type Tolerance, toleranceOf } from '../checks/compare.ts';
 import { chooseRows, readRows, type SampledRow } from '../checks/sample.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
-import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { openView } from '../view.ts';
-import { obtainModel } from '../weights.ts';
 import type { Context } from './command.ts';
 import { reportProgress } from './progress.ts';
 
@@ -57,17 +55,8 @@ export async function verifyDeep(
   };
 
   const progress = reportProgress('images', context);
-  const engine = await openEngine({
-    ...settings,
-    modelPath: await obtainModel(store, run, settings),
-    device,
-    crop: run.model.preprocessing.crop,
-    dimension: run.model.dimension,
-    topK: run.topK,
-    s3: s3OptionsOf(settings),
-    cautiousMs: 0,
-    onNotice: (notice) => log.warn(notice),
-  });
+  const onNotice = (notice: string): void => log.warn(notice);
+  const engine = await openEngine(store, run, { device, settings, cautiousMs: 0, onNotice });
   try {
     await engine.announceRun(run);
     let rows: SampledRow[] = [];

@@ -99,7 +99,7 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
 }
 
 /**
- * Enqueues exactly the shards that the store does not hold, and tells Redis of those that it does. Redis may be new, old,
+ * Enqueues, of a run that is open, exactly the shards that the store does not hold, and tells Redis of those that it does. Redis may be new, old,
  * or know the run already: nothing is counted or done twice.
  */
 export async function enqueueMissing(
@@ -108,7 +108,6 @@ export async function enqueueMissing(
   run: Run,
   options: { highWater: number; attempts: number; signal?: AbortSignal },
 ): Promise<void> {
-  await queue.openRun(run.run, needsOf(run));
   const parts = await listParts(store, run.run);
   if (parts.size > 0) {
     await pMap(
@@ -140,8 +139,11 @@ async function watchRun(
   const over = new AbortController();
   let isEnqueueing = false;
   let failure: unknown;
-  const enqueue = (): void => {
+  /** Resolves when the run is open; its shards follow. */
+  const enqueue = async (): Promise<void> => {
     isEnqueueing = true;
+    // Awaited: the next look would else find what an earlier pause or failure left.
+    await answerOf(queue.openRun(run.run, needsOf(run)), log, signal);
     enqueueMissing(queue, store, run, { ...settings, signal: AbortSignal.any([signal, over.signal]) })
       .catch((error) => {
         if (isAway(error)) log.warn({ error: error.message }, 'the store does not answer; it is asked again');
@@ -153,9 +155,7 @@ async function watchRun(
   };
 
   try {
-    // Before the first look, which else would find what an earlier pause or failure left.
-    await answerOf(queue.openRun(run.run, needsOf(run)), log, signal);
-    enqueue();
+    await enqueue();
     let emptyPolls = 0;
     let isPauseTold = false;
     for (let poll = 0; !signal.aborted; poll++) {
@@ -181,7 +181,7 @@ async function watchRun(
       if (emptyPolls >= pollsPerLook || (state === undefined && !isEnqueueing)) {
         log.warn({ run: run.run }, 'Redis has lost shards of this run; they are enqueued again');
         emptyPolls = 0;
-        enqueue();
+        await enqueue();
       }
       await sleep(pollMs, undefined, { signal });
     }

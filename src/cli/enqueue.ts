@@ -1,7 +1,7 @@
 /** `lensmill enqueue`: the producer alone. Workers anywhere do the rest; the one that commits the last shard finishes the run. */
 import type { Command } from 'commander';
 import { openQueue } from '../queue.ts';
-import type { Run } from '../run.ts';
+import { needsOf, type Run } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, required } from './command.ts';
 import { enqueueMissing, openRedis, queueOf } from './drive.ts';
@@ -39,6 +39,7 @@ export async function enqueueRun(context: Context, store: Store, run: Run): Prom
   const name = queueOf(settings, store);
   const queue = openQueue({ redisUrl: redis.url, name });
   try {
+    await queue.openRun(run.run, needsOf(run));
     await enqueueMissing(queue, store, run, { ...settings, signal: interrupted });
     const { run: id, items, shards } = run;
     print(

@@ -4,12 +4,13 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import pMap from 'p-map';
 import sharp from 'sharp';
+import { crashes } from '../helpers/crashing-decoder.ts';
 
 export interface ArchiveOptions {
   count: number;
   /** Every n-th picture is broken; 0: none. */
   brokenEvery?: number;
-  /** Every n-th picture carries `crashMarker`; 0: none. */
+  /** Every n-th picture crashes its decoder (helpers/crashing-decoder.ts); 0: none. */
   crashEvery?: number;
   seed?: number;
 }
@@ -19,12 +20,11 @@ export interface Archive {
   items: number;
   /** Rows that must fail in a pool whose decoder does not crash. */
   broken: number;
-  /** Ids of those that carry `crashMarker`. */
+  /** Ids of those that crash their decoder. */
   crashing: string[];
 }
 
 /** Behind a JPEG's end, where decoders do not look; decoder-crash-hook.ts does. */
-export const crashMarker = Buffer.from('this picture ends the process that decodes it');
 
 const side = 40;
 const patchSide = 5;
@@ -44,7 +44,7 @@ export async function makeArchive(folder: string, options: ArchiveOptions): Prom
       if (isEvery(n, brokenEvery)) {
         bytes = breakPicture(bytes, archive.broken++);
       } else if (isEvery(n, crashEvery)) {
-        bytes = Buffer.concat([bytes, crashMarker]);
+        bytes = Buffer.concat([bytes, crashes]);
         archive.crashing.push(id);
       }
       await writeFile(join(folder, id), bytes);

@@ -16,7 +16,7 @@ export const decoderCrash: Scenario = {
   async play(stage) {
     const archive = await stage.archive({ ...sizes[stage.scale], brokenEvery: 31, ...usualShape });
     const place = makeFilePlace(`${stage.folder}/output`);
-    const imports = [join(import.meta.dirname, 'decoder-crash-hook.ts')];
+    const imports = [join(import.meta.dirname, '../helpers/crashing-decoder.ts')];
     const pool = await stage.openPool({ place, imports, batch: usualShape.batch });
     const crew = pool.keepWorking(2);
     await enqueue(pool, archive.folder, 'r');

@@ -5,7 +5,7 @@ import type { Step } from '../../src/steps.ts';
 import { makeFilePlace } from './place.ts';
 import type { Report, Scenario, Stage } from './scenario.ts';
 import { type HookRule, markerOf } from './step-hook.ts';
-import { resume, usualShape } from './usual.ts';
+import { commitSteps, resume, usualShape } from './usual.ts';
 
 /** Passed by `lensmill enqueue`: whoever typed it types `lensmill resume`. */
 const planSteps: readonly Step[] = [
@@ -18,12 +18,7 @@ const planSteps: readonly Step[] = [
 ];
 /** Passed by workers: the pool goes on by itself. */
 const workSteps: readonly Step[] = [
-  'shard taken',
-  'shard embedded',
-  'part encoded',
-  'lease checked',
-  'part created',
-  'shard marked done',
+  ...commitSteps,
   'finalize enqueued',
   'finalize taken',
   'parts read',

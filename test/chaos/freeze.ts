@@ -7,17 +7,9 @@ import { makeFilePlace, makeS3Place, type Place } from './place.ts';
 import type { Pool } from './pool.ts';
 import type { Report, Scenario, Stage } from './scenario.ts';
 import { type HookRule, markerOf } from './step-hook.ts';
-import { enqueue, usualArchive, usualShape } from './usual.ts';
+import { commitSteps, enqueue, usualArchive, usualShape } from './usual.ts';
 import { sendSignal } from './worker-process.ts';
 
-const commitSteps: readonly Step[] = [
-  'shard taken',
-  'shard embedded',
-  'part encoded',
-  'lease checked',
-  'part created',
-  'shard marked done',
-];
 const shortSteps: readonly Step[] = ['shard embedded', 'lease checked', 'part created'];
 /** In which a worker that woke has long done whatever it would do. */
 const wakeMs = 6_000;

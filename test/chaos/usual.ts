@@ -1,8 +1,19 @@
 /** What most scenarios begin with: the usual archive and a run of it that is enqueued. */
+import type { Step } from '../../src/steps.ts';
 import type { Archive } from './archive.ts';
 import type { Reference } from './audit.ts';
 import type { Command, Pool } from './pool.ts';
 import type { Stage } from './scenario.ts';
+
+/** The steps of a shard, from its job to its mark; workers pass them. */
+export const commitSteps: readonly Step[] = [
+  'shard taken',
+  'shard embedded',
+  'part encoded',
+  'lease checked',
+  'part created',
+  'shard marked done',
+];
 
 /** Small shards: many commits for few images. */
 export const usualShape = { shardSize: 4, batch: 4 };
