@@ -104,13 +104,18 @@ export async function startRedis(options: RedisOptions): Promise<RedisServer> {
   };
 }
 
+/** Below the ports that the kernel lends to clients (32768 and up): while the server is down, one of them could take it. */
 async function freePort(host: string): Promise<number> {
-  const probe = createServer();
-  probe.listen(0, host);
-  await once(probe, 'listening');
-  const address = probe.address();
-  probe.close();
-  await once(probe, 'close');
-  if (address === null || typeof address === 'string') throw new Error('listens on no port: this is a bug');
-  return address.port;
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_768);
+    const probe = createServer().listen(port, host);
+    const isFree = await once(probe, 'listening').then(
+      () => true,
+      () => false,
+    );
+    if (!isFree) continue;
+    probe.close();
+    await once(probe, 'close');
+    return port;
+  }
 }

@@ -32,11 +32,22 @@ start() {
 
 uuid() { cat /proc/sys/kernel/random/uuid; }
 
+# Two free ports below those that the kernel lends to clients (32768 and up): one of these may be taken between our
+# look and the server's start, and then `ceph` would wait for a mon that is not there.
 read -r mon_port s3_port < <(
   /usr/bin/python3 - <<'EOF'
+from random import sample
 from socket import create_server
-sockets = [create_server(('127.0.0.1', 0)) for _ in range(2)]
-print(*(socket.getsockname()[1] for socket in sockets))
+
+servers = []
+for port in sample(range(20000, 32768), 100):
+    try:
+        servers.append(create_server(('127.0.0.1', port)))
+    except OSError:
+        continue
+    if len(servers) == 2:
+        break
+print(*(server.getsockname()[1] for server in servers))
 EOF
 )
 
@@ -88,8 +99,8 @@ mkdir "$folder"/{mon,osd,rgw}
   ceph-mon --mkfs -i a
   start ceph-mon -i a
   osd=$(uuid)
-  ceph osd new "$osd"
-  ceph osd crush add osd.0 1 root=default
+  ceph --connect-timeout 30 osd new "$osd"
+  ceph --connect-timeout 30 osd crush add osd.0 1 root=default
   ceph-osd --mkfs -i 0 --osd-uuid "$osd"
   start ceph-osd -i 0
   for user in tester stranger; do
