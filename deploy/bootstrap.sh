@@ -56,8 +56,8 @@ ensure_node_modules() {
   fi
   local version
   version=$(PATH=$PWD/node_modules/.bin:$outside node --version)
-  if ! printf '%s\n' v22.18.0 "$version" | sort --version-sort --check=quiet; then
-    say "Node $version is too old and npm's node package did not bring Node 24; install Node 22.18 or newer"
+  if ! printf '%s\n' v22.19.0 "$version" | sort --version-sort --check=quiet; then
+    say "Node $version is too old and npm's node package did not bring Node 24; install Node 22.19 or newer"
     exit 1
   fi
 }

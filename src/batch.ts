@@ -11,7 +11,7 @@
  * Memory is bounded by the number of slots.
  */
 import { RunBlocked } from './errors.ts';
-import type { BatchResult, Item, Outcome, ShardRows } from './types.ts';
+import type { BatchResult, Item, KnownRow, Outcome, ShardRows } from './types.ts';
 
 /** An item that a lane shall fetch and decode into its row of a slot. */
 export interface SlotEntry {
@@ -19,6 +19,14 @@ export interface SlotEntry {
   item: Item;
   /** It may be the one that killed a worker: to be decoded where it can do no harm. */
   suspect: boolean;
+  /** Its bytes are known, but what they came to is not to be had: they are done anew. */
+  anew: boolean;
+}
+
+/** The item's bytes were met before: nothing is in the slot. */
+export interface Repeat {
+  status: 'repeat';
+  sha256: string;
 }
 
 /** The item's source refuses everything: its shard cannot be done, and nothing is said of the item. */
@@ -29,7 +37,9 @@ export interface Refusal {
 
 export interface FilledSlot {
   /** One per entry, in order; an entry that is not ok leaves its row of the slot as it was. */
-  outcomes: (Outcome | Refusal)[];
+  outcomes: (Outcome | Refusal | Repeat)[];
+  /** Where each entry's bytes are in the table of bytes met (seen.ts); -1 where they are not. */
+  places: Int32Array;
   fetchMs: number;
   decodeMs: number;
 }
@@ -41,6 +51,15 @@ export interface BatchStages {
    */
   fill(slot: number, entries: readonly SlotEntry[], signal: AbortSignal): Promise<FilledSlot>;
   infer(slot: number): Promise<BatchResult & { inferMs: number }>;
+  /** What became of bytes that were met before; absent where none are looked up. */
+  memory?: BatchMemory;
+}
+
+/** As `Reuse`, by run. */
+export interface BatchMemory {
+  recall(run: string, place: number, sha256: string): Promise<KnownRow | undefined>;
+  /** Copies what it keeps. */
+  remember(run: string, place: number, row: Omit<KnownRow, 'device'>): void;
 }
 
 export interface StageTimes {
@@ -51,30 +70,57 @@ export interface StageTimes {
   inferMs: number;
 }
 
+/** Of one shard. */
+export interface EmbeddedShard extends ShardRows, StageTimes {
+  /** By row, as in `FilledSlot`. */
+  places: Int32Array;
+  /** Rows whose bytes were met before. */
+  reused: number;
+  /** What made those. */
+  devices: Set<string>;
+}
+
 export interface Batcher {
   /** One shard's rows. Rejects when aborted, when a stage did, or with RunBlocked when its source refused it. */
   embed(
     run: string,
     items: readonly Item[],
     options: { signal: AbortSignal; suspect: boolean },
-  ): Promise<ShardRows & StageTimes>;
+  ): Promise<EmbeddedShard>;
 }
 
 interface ShardState {
   run: string;
   suspect: boolean;
-  rows: ShardRows & StageTimes & { outcomes: Outcome[] };
+  rows: EmbeddedShard & { outcomes: Outcome[] };
   remaining: number;
   ended: boolean;
   /** Called when it ends before its rows are whole. */
   onFailed: Set<() => void>;
-  resolve(rows: ShardRows & StageTimes): void;
+  resolve(rows: EmbeddedShard): void;
   reject(error: unknown): void;
 }
 
 interface Place {
   shard: ShardState;
   row: number;
+  anew: boolean;
+}
+
+interface KnownPlace extends Omit<Place, 'anew'> {
+  place: number;
+  sha256: string;
+}
+
+const nothing = new Float32Array(0);
+const noLabels = new Int32Array(0);
+
+/** The same bytes end alike, unless time or luck had a part in it. */
+function isOfContent(outcome: Outcome): boolean {
+  return (
+    outcome.status === 'ok' ||
+    (outcome.status === 'failed' && !['timeout', 'crashed-worker'].includes(outcome.error))
+  );
 }
 
 export function openBatcher(
@@ -84,10 +130,12 @@ export function openBatcher(
   const { batch, slots, dimension, topK } = shape;
   const line: Place[] = [];
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
+  /** Batches whose results are still to come. */
+  const underWay = new Set<Promise<void>>();
 
   return {
     embed(run, items, { signal, suspect }) {
-      const { promise, resolve, reject } = Promise.withResolvers<ShardRows & StageTimes>();
+      const { promise, resolve, reject } = Promise.withResolvers<EmbeddedShard>();
       const shard: ShardState = {
         run,
         suspect,
@@ -100,8 +148,11 @@ export function openBatcher(
           fetchMs: 0,
           decodeMs: 0,
           inferMs: 0,
+          places: new Int32Array(items.length).fill(-1),
+          reused: 0,
+          devices: new Set(),
         },
-        remaining: items.length,
+        remaining: 0,
         ended: false,
         onFailed: new Set(),
         resolve,
@@ -110,7 +161,15 @@ export function openBatcher(
       const abort = (): void => fail(shard, signal.reason);
       if (signal.aborted) abort();
       else signal.addEventListener('abort', abort, { once: true });
-      for (let row = 0; row < items.length; row++) line.push({ shard, row });
+      for (const [row, item] of items.entries()) {
+        if (item.gone) {
+          shard.rows.outcomes[row] = { status: 'gone' };
+          continue;
+        }
+        shard.remaining += 1;
+        line.push({ shard, row, anew: false });
+      }
+      endIfWhole(shard);
       pump();
       return promise.finally(() => signal.removeEventListener('abort', abort));
     },
@@ -122,11 +181,18 @@ export function openBatcher(
       const isIdle = freeSlots.length === slots;
       if (line.length === 0 || (line.length < batch && !isIdle)) return;
       const slot = freeSlots.pop() as number; // its length was checked
-      void runBatch(slot, line.splice(0, batch));
+      const running = runBatch(slot, line.splice(0, batch)).then((repeats) => {
+        underWay.delete(running);
+        freeSlots.push(slot);
+        pump();
+        void settleRepeats(repeats);
+      });
+      underWay.add(running);
     }
   }
 
-  async function runBatch(slot: number, places: readonly Place[]): Promise<void> {
+  /** Resolves, with the places whose bytes were met before, when the slot is no longer needed. */
+  async function runBatch(slot: number, places: readonly Place[]): Promise<KnownPlace[]> {
     const shards = new Set(places.map(({ shard }) => shard));
     const unwanted = new AbortController();
     const onFailed = (): void => {
@@ -134,22 +200,22 @@ export function openBatcher(
     };
     for (const shard of shards) shard.onFailed.add(onFailed);
     try {
-      const entries = places.map(({ shard, row }) => ({
+      const entries = places.map(({ shard, row, anew }) => ({
         run: shard.run,
         item: shard.rows.items[row] as Item,
         suspect: shard.suspect,
+        anew,
       }));
       const filled = await stages.fill(slot, entries, unwanted.signal);
-      if (unwanted.signal.aborted) return;
+      if (unwanted.signal.aborted) return [];
       const anyPixels = filled.outcomes.some((outcome) => outcome.status === 'ok');
       const result = anyPixels ? await stages.infer(slot) : undefined;
-      for (const [at, place] of places.entries()) settle(place, at, places.length, filled, result);
+      return places.flatMap((place, at) => settle(place, at, places.length, filled, result));
     } catch (error) {
       for (const shard of shards) fail(shard, error);
+      return [];
     } finally {
       for (const shard of shards) shard.onFailed.delete(onFailed);
-      freeSlots.push(slot);
-      pump();
     }
   }
 
@@ -159,27 +225,65 @@ export function openBatcher(
     count: number,
     filled: FilledSlot,
     result: (BatchResult & { inferMs: number }) | undefined,
-  ): void {
+  ): KnownPlace[] {
     const { rows } = shard;
-    const outcome = filled.outcomes[at] as Outcome | Refusal;
-    if (outcome.status === 'refused') {
-      fail(shard, new RunBlocked(outcome.message));
-      return;
-    }
-    rows.outcomes[row] = outcome;
-    if (result) {
-      rows.embeddings.set(result.embeddings.subarray(at * dimension, (at + 1) * dimension), row * dimension);
-      rows.scores.set(result.scores.subarray(at * topK, (at + 1) * topK), row * topK);
-      rows.labels.set(result.labels.subarray(at * topK, (at + 1) * topK), row * topK);
-    }
+    const outcome = filled.outcomes[at] as FilledSlot['outcomes'][number];
+    const place = filled.places[at] ?? -1;
     rows.fetchMs += filled.fetchMs / count;
     rows.decodeMs += filled.decodeMs / count;
     rows.inferMs += (result?.inferMs ?? 0) / count;
-    shard.remaining -= 1;
-    if (shard.remaining === 0 && !shard.ended) {
-      shard.ended = true;
-      shard.resolve(rows);
+    rows.places[row] = place;
+    if (outcome.status === 'refused') {
+      fail(shard, new RunBlocked(outcome.message));
+      return [];
     }
+    if (outcome.status === 'repeat') return [{ shard, row, place, sha256: outcome.sha256 }];
+    const known = {
+      outcome,
+      embedding: result?.embeddings.subarray(at * dimension, (at + 1) * dimension) ?? nothing,
+      scores: result?.scores.subarray(at * topK, (at + 1) * topK) ?? nothing,
+      labels: result?.labels.subarray(at * topK, (at + 1) * topK) ?? noLabels,
+    };
+    if (place >= 0 && isOfContent(outcome)) stages.memory?.remember(shard.run, place, known);
+    putRow(shard, row, known);
+    return [];
+  }
+
+  /** Once what was under way before has its results, what the same bytes came to is known, or lost. */
+  async function settleRepeats(repeats: readonly KnownPlace[]): Promise<void> {
+    if (repeats.length === 0) return;
+    await Promise.all(underWay);
+    for (const { shard, row, place, sha256 } of repeats) {
+      try {
+        const known = await stages.memory?.recall(shard.run, place, sha256);
+        if (known) {
+          shard.rows.reused += 1;
+          shard.rows.devices.add(known.device);
+          putRow(shard, row, known);
+        } else {
+          line.push({ shard, row, anew: true });
+        }
+      } catch (error) {
+        fail(shard, error);
+      }
+    }
+    pump();
+  }
+
+  function putRow(shard: ShardState, row: number, known: Omit<KnownRow, 'device'>): void {
+    const { rows } = shard;
+    rows.outcomes[row] = known.outcome;
+    rows.embeddings.set(known.embedding, row * dimension);
+    rows.scores.set(known.scores, row * topK);
+    rows.labels.set(known.labels, row * topK);
+    shard.remaining -= 1;
+    endIfWhole(shard);
+  }
+
+  function endIfWhole(shard: ShardState): void {
+    if (shard.remaining > 0 || shard.ended) return;
+    shard.ended = true;
+    shard.resolve(shard.rows);
   }
 
   function fail(shard: ShardState, error: unknown): void {

@@ -17,6 +17,9 @@ export type FailureCode =
   | 'not-found' // gone since it was listed
   | 'changed' // other content than when it was listed
   | 'access-denied'
+  | 'encrypted' // a member of an archive that wants a password
+  | 'bad-uri' // a list names what no source reads
+  | 'not-allowed' // an address or a file that is not opened for a list (`--allow-host`, `--allow-files`)
   | 'read-failed' // the source kept failing after retries
   | 'timeout'
   | 'crashed-worker'; // decoding it ends the process

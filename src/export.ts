@@ -1,5 +1,5 @@
 /**
- * A run's parts become files that other tools read; memory holds a few parts at a time.
+ * The parts of runs become files that other tools read; memory holds a few parts at a time.
  *
  * Files are written to `.partial/` in the target folder and moved up when all are there, `export.json` last: where that
  * stands, the export is whole. (A folder beside the target could be renamed in one act, but not onto a mounted volume.)
@@ -28,7 +28,9 @@ const readAhead = 4;
 
 export interface ExportRequest {
   store: Pick<Store, 'read'>;
-  /** In the order their rows shall have; a part of which no row is replaced goes as it stands. */
+  /** The run that is exported; parts may be of those before it. */
+  run: string;
+  /** In the order their rows shall have; a part of which no row is replaced or dropped goes as it stands. */
   parts: Iterable<ExportedPart> | AsyncIterable<ExportedPart>;
   /** Path of a folder that is empty, or does not exist yet. */
   to: string;
@@ -41,7 +43,7 @@ export interface ExportRequest {
   signal?: AbortSignal;
 }
 
-export type ExportedPart = Pick<ViewPart, 'key' | 'replaced'>;
+export type ExportedPart = Pick<ViewPart, 'key' | 'replaced' | 'dropped'>;
 
 export interface ExportProgress {
   parts: number;
@@ -55,8 +57,8 @@ export interface ExportManifest extends ExportFacts {
   rows: number;
   ok: number;
   failed: number;
-  /** The runs whose rows stand in for failed ones, sorted. */
-  retries: string[];
+  /** The runs that made a row of it, sorted: the run itself, those before it, and retries. */
+  runs: string[];
   /** All that made a part of it, sorted. */
   devices: string[];
   lensmill: string[];
@@ -68,7 +70,7 @@ export interface ExportManifest extends ExportFacts {
  * Exports the rows of a view's parts; `exports/` describes the formats. Where it fails or is aborted, the target is as empty
  * as before.
  * Throws ConfigError: 'export-target-not-empty', 'export-target-not-writable', 'disk-full', 'nothing-to-export'; Error where
- * a part is gone, damaged, or of another run or model than the first.
+ * a part is gone, damaged, or of another model than the first.
  */
 export async function exportRun(request: ExportRequest): Promise<ExportManifest> {
   const { to, format, signal } = request;
@@ -134,7 +136,7 @@ async function writeFiles(
 ): Promise<Omit<ExportManifest, 'format' | 'files'>> {
   const open = formats[request.format];
   const counts = { rows: 0, ok: 0, failed: 0 };
-  const retries = new Set<string>();
+  const runs = new Set<string>();
   const devices = new Set<string>();
   const versions = new Set<string>();
   let facts: ExportFacts | undefined;
@@ -157,8 +159,8 @@ async function writeFiles(
       counts.rows += rows;
       counts.ok += ok;
       counts.failed += failed;
-      for (const { run } of part.retries) retries.add(run);
-      for (const { device, lensmill } of [part.footer, ...part.retries]) {
+      for (const { run, device, lensmill } of [part.footer, ...part.from]) {
+        runs.add(run);
         devices.add(device);
         versions.add(lensmill);
       }
@@ -170,37 +172,39 @@ async function writeFiles(
     throw error;
   }
   await file?.close();
-  if (!facts) throw new ConfigError('nothing-to-export', 'the run has no parts');
-  const sets = { retries: [...retries].sort(), devices: [...devices].sort(), lensmill: [...versions].sort() };
+  if (!facts) throw new ConfigError('nothing-to-export', `run ${request.run} has no rows`);
+  const sets = { runs: [...runs].sort(), devices: [...devices].sort(), lensmill: [...versions].sort() };
   return { ...facts, ...counts, ...sets };
 }
 
 interface ReadPart extends ExportPart {
   footer: PartFooter;
   /** Footers of the parts that gave it rows. */
-  retries: PartFooter[];
+  from: PartFooter[];
 }
 
-/** The parts in order, read ahead, each checked to be of the first one's run and model. */
-async function* readParts({ store, parts, signal }: ExportRequest): AsyncGenerator<ReadPart> {
+/** The parts in order, read ahead, each checked to be of the first one's model. */
+async function* readParts({ store, run, parts, signal }: ExportRequest): AsyncGenerator<ReadPart> {
   const read = async (part: ExportedPart) => ({ ...part, stored: await store.read(part.key) });
   const splice = openSplicer(store);
   let facts: ExportFacts | undefined;
-  for await (const { key, replaced, stored } of pMapIterable(parts, read, { concurrency: readAhead })) {
+  for await (const { key, replaced, dropped, stored } of pMapIterable(parts, read, {
+    concurrency: readAhead,
+  })) {
     signal?.throwIfAborted();
     if (!stored) throw new Error(`${key} is gone`);
-    const { bytes, from } =
-      replaced.length > 0 ? await splice(readPart(stored, key), replaced) : { bytes: stored, from: [] };
+    const isChanged = replaced.length + dropped.length > 0;
+    const { bytes, from } = isChanged
+      ? await splice(readPart(stored, key), { replaced, dropped })
+      : { bytes: stored, from: [] };
     const footer = parsePartFooter(bytes, key);
-    const { run, source, model, topK } = footer;
+    const { source, model, topK } = footer;
     facts ??= { run, source, model, topK };
-    if (run !== facts.run || model.fingerprint !== facts.model.fingerprint) {
+    if (model.fingerprint !== facts.model.fingerprint || topK !== facts.topK)
       throw new Error(
-        `${key} is run ${run}'s by model ${model.fingerprint}, not ${facts.run}'s by ${facts.model.fingerprint}`,
+        `${key} is by model ${model.fingerprint}, top ${topK}, not ${facts.model.fingerprint}, top ${facts.topK}`,
       );
-    }
-    const retries = from.map((table) => table.footer);
-    yield { bytes, footer, retries, facts, read: () => readPart(bytes, key) };
+    yield { bytes, footer, from: from.map((table) => table.footer), facts, read: () => readPart(bytes, key) };
   }
 }
 

@@ -24,11 +24,13 @@ export async function fetchItem(
   item: Item,
   { maxBytes, timeoutMs, signal }: FetchOptions,
 ): Promise<({ content: Uint8Array } & ByteFacts) | Failure> {
+  const isWeb = /^https?:/i.test(item.uri);
   try {
     const content = await pRetry(
       () => {
-        const timeout = AbortSignal.timeout(timeoutMs);
-        return source.read(item, { maxBytes, signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
+        // On the web an item may wait long for its turn; there the read itself is bounded (sources/web-client.ts).
+        const bounds = [...(signal ? [signal] : []), ...(isWeb ? [] : [AbortSignal.timeout(timeoutMs)])];
+        return source.read(item, { maxBytes, signal: AbortSignal.any(bounds) });
       },
       {
         retries: attempts - 1,

@@ -6,7 +6,7 @@ import pMap from 'p-map';
 import { listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
-import { addFailures, readPartFooter } from './part.ts';
+import { addFailures, type PartFooter, readPartFooter } from './part.ts';
 import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
@@ -29,7 +29,7 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
   }
   const entries = await pMap(
     shardSizes(store, run),
-    async (rows, shard): Promise<Success['parts'][number] & { failures: Record<string, number> }> => {
+    async (rows, shard): Promise<Success['parts'][number] & Pick<PartFooter, 'failures' | 'reused'>> => {
       const part = parts.get(shard);
       if (!part) throw new Error(`run ${run.run} is not complete: shard ${shard} has no part`);
       const [footer, facts] = await Promise.all([
@@ -43,8 +43,19 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
           `${part.key} is not shard ${shard} of this run: ${footer.rows} rows of ${rows}, shard ${footer.shard}, run ${footer.run}, model ${footer.fingerprint}`,
         );
       }
-      const { ok, failed, failures } = footer;
-      return { key: part.key, shard, rows, ok, failed, bytes: part.size, sha256: facts.sha256, failures };
+      const { ok, failed, gone, reused, failures } = footer;
+      return {
+        key: part.key,
+        shard,
+        rows,
+        ok,
+        failed,
+        gone,
+        bytes: part.size,
+        sha256: facts.sha256,
+        failures,
+        reused,
+      };
     },
     { concurrency },
   );
@@ -56,14 +67,18 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
     items: 0,
     ok: 0,
     failed: 0,
+    gone: 0,
+    reused: 0,
     failures: {},
     parts: [],
   };
-  for (const { failures, ...part } of entries) {
+  for (const { failures, reused, ...part } of entries) {
     success.parts.push(part);
     success.items += part.rows;
     success.ok += part.ok;
     success.failed += part.failed;
+    success.gone += part.gone;
+    success.reused += reused;
     addFailures(success.failures, failures);
   }
   atStep('parts read', run.run);

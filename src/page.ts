@@ -24,12 +24,30 @@ const pageIndex = z.object({
   items: z.number(),
   bytes: z.number(),
   skipped: z.number(),
+  replaced: z.number(),
+  gone: z.number(),
   /** The listing goes on after this id. */
   lastId: z.string(),
 });
 export type PageIndex = z.infer<typeof pageIndex>;
 
-const itemLine = z.object({ id: z.string(), uri: z.string(), etag: z.string(), size: z.number() });
+const itemLine = z.object({
+  id: z.string(),
+  uri: z.string(),
+  etag: z.string(),
+  size: z.number(),
+  at: z
+    .object({
+      archive: z.string(),
+      first: z.number(),
+      count: z.number(),
+      packed: z.union([z.literal(['stored', 'deflated', 'encrypted']), z.number()]).exactOptional(),
+    })
+    .exactOptional(),
+  extra: z.record(z.string(), z.unknown()).exactOptional(),
+  replaces: z.literal(true).exactOptional(),
+  gone: z.literal(true).exactOptional(),
+});
 
 /** A page's index, or `undefined` where nobody has written it yet. */
 export async function readPage(store: Store, run: string, page: number): Promise<PageIndex | undefined> {
@@ -64,6 +82,8 @@ export async function writePage(
     items: items.length,
     bytes: items.reduce((sum, item) => sum + item.size, 0),
     skipped,
+    replaced: items.filter((item) => item.replaces).length,
+    gone: items.filter((item) => item.gone).length,
     lastId: items.at(-1)?.id ?? '',
   };
   const isOurs = await store.create(pageKey(run, page), encodeJson(index));

@@ -9,9 +9,10 @@ import { type Failure, type FailureCode, messageOf } from './errors.ts';
 import { toHalf } from './models/half.ts';
 import { identitySchema } from './models/identity.ts';
 import { encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
-import { type ParquetFooter, parquetFooter, readParquetEnd, readTextColumns } from './parquet-ranges.ts';
+import { type ParquetFooter, parquetFooter, readColumns, readParquetEnd } from './parquet-ranges.ts';
+import { publicUri } from './sources/archive.ts';
 import type { Store } from './stores/store.ts';
-import type { Provenance, ShardRows } from './types.ts';
+import type { Outcome, Provenance, ShardRows } from './types.ts';
 
 export type EmbeddingType = 'float32' | 'float16';
 
@@ -28,6 +29,7 @@ export const flatColumns = [
   'status',
   'error',
   'message',
+  'extra',
 ] as const;
 
 /** How a part was made, and how much is in it: read without the rows. */
@@ -36,6 +38,8 @@ export interface PartFooter extends Provenance {
   rows: number;
   ok: number;
   failed: number;
+  /** Rows of items that their source no longer has. */
+  gone: number;
   /** Failed rows by their error. */
   failures: Record<string, number>;
   /** `model.fingerprint`. */
@@ -56,11 +60,13 @@ export interface PartTable {
   widths: (number | null)[];
   heights: (number | null)[];
   formats: (string | null)[];
-  statuses: ('ok' | 'failed')[];
-  /** Null in ok rows, as is `messages`. */
+  statuses: Outcome['status'][];
+  /** Null but in failed rows, as is `messages`. */
   errors: (FailureCode | null)[];
   messages: (string | null)[];
-  /** [rows × topK], best first; zeros in failed rows, as are `scores` and `embeddings`. */
+  /** What came with each item; JSON objects, null where nothing did. */
+  extras: (string | null)[];
+  /** [rows × topK], best first; zeros in rows that are not ok, as are `scores` and `embeddings`. */
   labels: Int32Array;
   /** [rows × topK], probabilities. */
   scores: Float32Array;
@@ -70,8 +76,8 @@ export interface PartTable {
 
 /**
  * A shard's rows, at least one, as a Parquet file. Columns: id, uri, etag, sha256, bytes, width, height, format, status
- * ('ok' | 'failed'), error, message, labels list<int32>, scores list<float>, embedding list<float32 | float16>. A failed row
- * has an error and a message and null lists; an ok row the other way round. Provenance is JSON under the key `lensmill`.
+ * ('ok' | 'failed' | 'gone'), error, message, extra (JSON), labels list<int32>, scores list<float>, embedding list<float32 |
+ * float16>. A failed row has an error and a message and null lists; an ok row the other way round; a gone one neither. Provenance is JSON under the key `lensmill`.
  */
 export function encodePart(
   rows: ShardRows,
@@ -82,12 +88,14 @@ export function encodePart(
   const isOk = outcomes.map((outcome) => outcome.status === 'ok');
   const failures = outcomes.map((outcome): Partial<Failure> => (outcome.status === 'failed' ? outcome : {}));
   const sizes = items.map((item, row) => outcomes[row]?.bytes ?? item.size);
+  const extras = items.map(({ extra }) => ({ extra: extra && JSON.stringify(extra) }));
   const vectors = options.embeddingType === 'float16' ? toHalf(embeddings) : embeddings;
-  const ok = isOk.filter(Boolean).length;
+  const countOf = (status: Outcome['status']): number =>
+    outcomes.filter((outcome) => outcome.status === status).length;
   return encodeParquet(
     [
       text('id', pluck(items, 'id')),
-      text('uri', pluck(items, 'uri')),
+      text('uri', items.map(publicUri)),
       text('etag', pluck(items, 'etag')),
       text('sha256', pluck(outcomes, 'sha256'), 'nullable'),
       int64('bytes', sizes),
@@ -97,6 +105,7 @@ export function encodePart(
       text('status', pluck(outcomes, 'status')),
       text('error', pluck(failures, 'error'), 'nullable'),
       text('message', pluck(failures, 'message'), 'nullable'),
+      text('extra', pluck(extras, 'extra'), 'nullable'),
       lists('labels', rows.labels, options.topK, isOk),
       lists('scores', rows.scores, options.topK, isOk),
       lists('embedding', vectors, options.dimension, isOk),
@@ -106,8 +115,9 @@ export function encodePart(
       ...provenance,
       embedding: options.embeddingType,
       rows: items.length,
-      ok,
-      failed: items.length - ok,
+      ok: countOf('ok'),
+      failed: countOf('failed'),
+      gone: countOf('gone'),
       failures: countErrors(failures),
     }),
   );
@@ -147,6 +157,7 @@ export function readPart(bytes: Uint8Array, key: string): PartTable {
       statuses: table.text('status') as PartTable['statuses'],
       errors: table.text('error') as PartTable['errors'],
       messages: table.text('message'),
+      extras: table.text('extra'),
       labels: table.intLists('labels', footer.topK),
       scores: table.floatLists('scores', footer.topK),
       embeddings: table.floatLists('embedding', footer.model.dimension),
@@ -166,15 +177,26 @@ export async function readStoredPart(store: Pick<Store, 'read'>, key: string): P
 /** How each row of a part ended. */
 export interface PartOutcomes {
   ids: string[];
-  /** Null in ok rows. */
+  statuses: Outcome['status'][];
+  /** Null but in failed rows. */
   errors: (FailureCode | null)[];
+}
+
+/** That, and of what. */
+export interface PartItems extends PartOutcomes {
+  uris: string[];
+  etags: string[];
+  /** As `PartTable.bytes`. */
+  bytes: number[];
 }
 
 /** A part of which only the footer was read. */
 export interface OpenPart {
   footer: PartFooter;
-  /** Reads its text too, and no embeddings. */
+  /** Reads some of its text too, and no embeddings. */
   readOutcomes(): Promise<PartOutcomes>;
+  readItems(): Promise<PartItems>;
+  readHashes(): Promise<Pick<PartTable, 'sha256s' | 'statuses'>>;
 }
 
 /**
@@ -191,9 +213,29 @@ export async function openPart(store: Pick<Store, 'read'>, key: string, size: nu
   return {
     footer: parsePartFooter(end, key),
     async readOutcomes() {
-      const { id, error } = await readTextColumns(read, size, end, ['id', 'error']);
-      return { ids: present(id), errors: error as PartTable['errors'] }; // as in readPart
+      return outcomesOf(await readColumns(read, size, end, ['id', 'status', 'error']));
     },
+    async readItems() {
+      const columns = await readColumns(read, size, end, ['id', 'uri', 'etag', 'bytes', 'status', 'error']);
+      return {
+        ...outcomesOf(columns),
+        uris: present(columns.uri) as string[], // as in readPart, and below
+        etags: present(columns.etag) as string[],
+        bytes: present(columns.bytes).map(Number),
+      };
+    },
+    async readHashes() {
+      const { sha256, status } = await readColumns(read, size, end, ['sha256', 'status']);
+      return { sha256s: sha256 as PartTable['sha256s'], statuses: status as PartTable['statuses'] };
+    },
+  };
+}
+
+function outcomesOf(columns: Record<'id' | 'status' | 'error', unknown[]>): PartOutcomes {
+  return {
+    ids: present(columns.id) as string[],
+    statuses: present(columns.status) as PartTable['statuses'],
+    errors: columns.error as PartTable['errors'],
   };
 }
 
@@ -218,9 +260,9 @@ export function parsePartFooter(end: Uint8Array, key: string): PartFooter {
 function checkFooter({ rows, metadata }: ParquetFooter): PartFooter {
   if (metadata === undefined) throw new Error('not written by lensmill');
   const footer = storedFooter.parse(metadata);
-  if (footer.rows !== rows || footer.ok + footer.failed !== rows) {
+  if (footer.rows !== rows || footer.ok + footer.failed + footer.gone !== rows) {
     throw new Error(
-      `${rows} rows, but its metadata says ${footer.ok} ok + ${footer.failed} failed = ${footer.rows}`,
+      `${rows} rows, but its metadata says ${footer.ok} ok + ${footer.failed} failed + ${footer.gone} gone = ${footer.rows}`,
     );
   }
   return { ...footer, fingerprint: footer.model.fingerprint };
@@ -250,9 +292,11 @@ const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object({
   topK: count,
   device: z.string(),
   batch: count,
+  reused: count,
   embedding: z.enum(['float32', 'float16']),
   rows: count,
   ok: count,
   failed: count,
+  gone: count,
   failures: z.record(z.string(), count),
 });

@@ -1,12 +1,13 @@
 /** A shard's whole way: plan → fetch → decode → batch → infer → write → commit. */
-import type { Batcher } from './batch.ts';
+import type { Batcher, EmbeddedShard } from './batch.ts';
 import { type CommitResult, commitPart } from './commit.ts';
 import { type CommittedPart, findPart } from './committed.ts';
 import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
+import { partKey } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { openPlan } from './page.ts';
 import { encodePart, readPartFooter } from './part.ts';
-import type { Run } from './run.ts';
+import { type Run, sourceName } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance } from './types.ts';
@@ -17,6 +18,7 @@ const systemicRows = 10;
 export interface ShardReport {
   items: number;
   failed: number;
+  reused: number;
   commit: CommitResult | 'present';
   fetchMs: number;
   decodeMs: number;
@@ -29,6 +31,8 @@ export interface PipelineParts {
   batcher: Batcher;
   /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
   provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch'>;
+  /** A shard's part stands; `places` says where its bytes are in the table of bytes met. */
+  onPart?: (run: string, key: string, places: Int32Array) => void;
 }
 
 export interface Pipeline {
@@ -39,7 +43,7 @@ export interface Pipeline {
   processShard(run: Run, shard: number, options: { lease: Lease; suspect: boolean }): Promise<ShardReport>;
 }
 
-export function openPipeline({ store, batcher, provenance }: PipelineParts): Pipeline {
+export function openPipeline({ store, batcher, provenance, onPart }: PipelineParts): Pipeline {
   const readItems = openPlan(store);
 
   return {
@@ -55,11 +59,11 @@ export function openPipeline({ store, batcher, provenance }: PipelineParts): Pip
       atStep('shard embedded', run.run, shard);
 
       const started = performance.now();
-      const part = encodePart(
-        rows,
-        { ...provenance(), run: run.run, shard, source: run.source.uri, model: run.model, topK: run.topK },
-        { dimension: run.model.dimension, topK: run.topK, embeddingType: run.embedding },
-      );
+      const part = encodePart(rows, provenanceOf(run, shard, rows), {
+        dimension: run.model.dimension,
+        topK: run.topK,
+        embeddingType: run.embedding,
+      });
       atStep('part encoded', run.run, shard);
       // The last moment to notice that the shard is another worker's by now. Who is stopped between here and the request
       // is late, and a late request creates nothing: the other worker's part has the key.
@@ -67,11 +71,36 @@ export function openPipeline({ store, batcher, provenance }: PipelineParts): Pip
       atStep('lease checked', run.run, shard);
       const commit = await ofStore(commitPart(store, run.run, shard, part));
       atStep('part created', run.run, shard);
-      const { fetchMs, decodeMs, inferMs } = rows;
+      if (store.conditional) onPart?.(run.run, partKey(run.run, shard), rows.places);
+      const { fetchMs, decodeMs, inferMs, reused } = rows;
       const writeMs = performance.now() - started;
-      return { items: items.length, failed: failed.length, commit, fetchMs, decodeMs, inferMs, writeMs };
+      return {
+        items: items.length,
+        failed: failed.length,
+        reused,
+        commit,
+        fetchMs,
+        decodeMs,
+        inferMs,
+        writeMs,
+      };
     },
   };
+
+  function provenanceOf(run: Run, shard: number, { reused, devices }: EmbeddedShard): Provenance {
+    const made = provenance();
+    const device = [...devices.add(made.device)].sort().join('+');
+    return {
+      ...made,
+      device,
+      reused,
+      run: run.run,
+      shard,
+      source: sourceName(run),
+      model: run.model,
+      topK: run.topK,
+    };
+  }
 }
 
 /** What a store throws concerns every shard alike: it does not answer, or its operator must mend something. */
@@ -99,5 +128,14 @@ function throwIfSystemic(failed: readonly Outcome[], items: number): void {
 
 async function reportStanding(store: Store, { key, size }: CommittedPart): Promise<ShardReport> {
   const { rows, failed } = await readPartFooter(store, key, size);
-  return { items: rows, failed, commit: 'present', fetchMs: 0, decodeMs: 0, inferMs: 0, writeMs: 0 };
+  return {
+    items: rows,
+    failed,
+    reused: 0,
+    commit: 'present',
+    fetchMs: 0,
+    decodeMs: 0,
+    inferMs: 0,
+    writeMs: 0,
+  };
 }

@@ -6,6 +6,7 @@
 import { ConfigError } from './errors.ts';
 import { type PageIndex, readPage, shardsPerPage, writePage } from './page.ts';
 import { createRun, findRun, type Run, type RunRequest } from './run.ts';
+import { DEFAULT_INCLUDE } from './sources/globs.ts';
 import type { Source } from './sources/source.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
@@ -13,11 +14,13 @@ import type { Item } from './types.ts';
 import { compareBytewise } from './uri.ts';
 
 export interface PlanOptions {
+  /** Rows that count in the runs before this one; its own replace some of them. */
+  rowsBefore?: number;
   onProgress?: (progress: { items: number }) => void;
   signal?: AbortSignal;
 }
 
-/** What a plan is cut from: a source, or the images of a run that are to be done again. */
+/** What a plan is cut from: a source, what changed in it, or the images of a run that are to be done again. */
 export type Lister = Pick<Source, 'uri' | 'list'>;
 
 /**
@@ -29,12 +32,12 @@ export async function planRun(
   store: Store,
   source: Lister,
   request: RunRequest,
-  { onProgress, signal }: PlanOptions = {},
+  { rowsBefore = 0, onProgress, signal }: PlanOptions = {},
 ): Promise<Run> {
   const planned = await findRun(store, request.run);
   if (planned) return planned;
 
-  const total = { pages: 0, shards: 0, items: 0, bytes: 0, skipped: 0 };
+  const total = { pages: 0, shards: 0, items: 0, bytes: 0, skipped: 0, replaced: 0, gone: 0 };
   const pageItems = request.shardSize * shardsPerPage;
   let after: string | undefined;
   let isListed = false;
@@ -44,6 +47,8 @@ export async function planRun(
     total.items += page.items;
     total.bytes += page.bytes;
     total.skipped += page.skipped;
+    total.replaced += page.replaced;
+    total.gone += page.gone;
     after = page.lastId;
     // Only the end of the listing makes a page that is not full.
     isListed = page.items < pageItems;
@@ -81,14 +86,15 @@ export async function planRun(
     else total.skipped += skipped;
   }
 
-  if (total.items > 0) {
-    const run = await createRun(store, { ...request, ...total });
+  // An increment may find nothing to do.
+  if (total.items > 0 || request.since !== null) {
+    const run = await createRun(store, { ...request, ...total, kept: rowsBefore - total.replaced });
     atStep('plan created', request.run);
     return run;
   }
   throw new ConfigError(
     'empty-source',
-    `no images in ${source.uri}: ${total.skipped} objects do not match --include ${request.source.include.join(' ')}`,
+    `no images in ${source.uri}: ${total.skipped} objects do not match --include ${(request.source.include ?? DEFAULT_INCLUDE).join(' ')}`,
   );
 }
 

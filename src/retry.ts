@@ -8,6 +8,7 @@
 import pMap, { pMapIterable } from 'p-map';
 import { openPlan } from './page.ts';
 import type { PartFooter } from './part.ts';
+import { sourceName } from './run.ts';
 import type { ItemPage, Source } from './sources/source.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
@@ -34,7 +35,7 @@ export function failedItems(
   const refresh = async (item: Item): Promise<Item> => (await source.refresh?.(item)) ?? item;
 
   return {
-    uri: view.run.source.uri,
+    uri: sourceName(view.run),
     async *list({ after, signal } = {}): AsyncIterable<ItemPage> {
       const readItems = openPlan(store);
       const pages = pMapIterable(

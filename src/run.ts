@@ -14,10 +14,20 @@ const runRequest = z.object({
   retryOf: z.string().nullable(),
   /** Of a retry: only the images that failed by one of these codes. Absent: all that failed. */
   retryCodes: z.array(z.string()).optional(),
+  /** The finished run that this one goes on from: it has items only for what is new, changed or gone since. */
+  since: z.string().nullable(),
+  /** Bytes that a finished run of this output, or this one, has embedded already are not embedded again. */
+  reuse: z.boolean(),
   source: z.object({
-    uri: z.string(),
-    include: z.array(z.string()),
+    uris: z.array(z.string()).min(1),
+    include: z.array(z.string()).nullable(),
     exclude: z.array(z.string()),
+    archives: z.boolean(),
+    list: z.object({
+      uri: z.string().nullable(),
+      id: z.string().nullable(),
+      keep: z.array(z.string()),
+    }),
   }),
   model: identitySchema,
   /** Store key of weights that no hub has; null for presets and random weights, which every worker can get itself. */
@@ -38,16 +48,25 @@ const run = runRequest.extend({
   bytes: z.number().int().nonnegative(),
   /** Objects that the globs left out. */
   skipped: z.number().int().nonnegative(),
+  /** Items that an earlier run has a row of. */
+  replaced: z.number().int().nonnegative(),
+  /** Of those, the ones that the source no longer has. */
+  gone: z.number().int().nonnegative(),
+  /** Images that are as they were: their rows stand in earlier runs. */
+  kept: z.number().int().nonnegative(),
 });
 
 const success = z.object({
   v: z.literal(1),
   run: z.string(),
   fingerprint: z.string(),
-  /** items = ok + failed. */
+  /** items = ok + failed + gone. */
   items: z.number(),
   ok: z.number(),
   failed: z.number(),
+  gone: z.number(),
+  /** Of those that are ok or failed, the ones whose bytes were known already. */
+  reused: z.number(),
   /** Failed items by reason. */
   failures: z.record(z.string(), z.number()),
   /** In the order of their shards. */
@@ -58,6 +77,7 @@ const success = z.object({
       rows: z.number(),
       ok: z.number(),
       failed: z.number(),
+      gone: z.number(),
       /** Size of the part. */
       bytes: z.number(),
       sha256: z.string(),
@@ -78,6 +98,11 @@ export interface RunNeeds {
 export type Run = z.infer<typeof run>;
 /** A finished run: the parts that count. It holds no time and no host, so whoever finalizes writes the same bytes. */
 export type Success = z.infer<typeof success>;
+
+/** How provenance names a run's sources; run.json has them all. */
+export function sourceName({ source: { uris } }: Pick<RunRequest, 'source'>): string {
+  return uris.length <= 3 ? uris.join(' ') : `${uris[0]} and ${uris.length - 1} more`;
+}
 
 /** What a worker must be and hold to do the run's shards. */
 export function needsOf({ lensmill, model, topK }: RunRequest): RunNeeds {

@@ -45,6 +45,14 @@ export interface S3Listed {
   etag: string;
 }
 
+interface ListOptions {
+  /** Only keys that start with it. */
+  prefix?: string;
+  /** Only keys behind it. */
+  after?: string | undefined;
+  signal?: AbortSignal | undefined;
+}
+
 export interface S3Facts {
   size: number;
   /** Without its quotes. */
@@ -124,27 +132,44 @@ export class Bucket {
     } = {},
   ): Promise<Uint8Array> {
     const { range, etag, maxBytes = Number.POSITIVE_INFINITY, signal } = options;
-    const command = new GetObjectCommand({
-      ...this.#address(key),
-      ...(range && { Range: `bytes=${range.first}-${range.first + range.count - 1}` }),
-      ...(etag && { IfMatch: `"${etag}"` }),
-    });
     return this.#repeat(isBrokenBody, async () => {
-      const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
-      // In Node the SDK's body is a stream of Buffers; its type also covers browsers.
-      const body = reply.Body as NodeJS.ReadableStream & { destroy(): void };
-      const length = reply.ContentLength;
-      if (length !== undefined && length > maxBytes) {
+      const { body, length } = await this.#open(key, { range, etag, signal });
+      if (length > maxBytes) {
         body.destroy();
         throw new S3Error('too-many-bytes', `${length} bytes, the limit is ${maxBytes}`);
       }
       try {
-        return await readBody(body as AsyncIterable<Uint8Array>, length);
+        return await readBody(body, length);
       } catch (error) {
         signal?.throwIfAborted();
-        throw new BrokenBody(`${this.#uriOf(key)} broke off: ${messageOf(error)}`, { cause: error });
+        throw this.#broken(key, error);
       }
     });
+  }
+
+  /**
+   * An object's bytes from `first` on, as fast as they are taken; a reader who takes longer than `requestTimeoutMs` for a
+   * piece is hung up on. Leaving the loop ends the request. Nothing is repeated. Throws S3Error 'not-found',
+   * 'precondition-failed', 'out-of-range'.
+   */
+  async *stream(
+    key: string,
+    options: { first?: number; etag?: string | undefined; signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<Uint8Array> {
+    const { first = 0, etag, signal } = options;
+    const range = first > 0 ? { first } : undefined; // of an empty object, no range at all can be had
+    const { body, length } = await this.#open(key, { range, etag, signal });
+    let taken = 0;
+    try {
+      for await (const chunk of body) {
+        taken += chunk.length;
+        yield chunk;
+      }
+      if (taken < length) throw new Error(`${taken} of ${length} bytes came`);
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw this.#broken(key, error);
+    }
   }
 
   /**
@@ -170,12 +195,15 @@ export class Bucket {
   }
 
   /** `undefined` where there is no such object. */
-  async head(key: string): Promise<S3Facts | undefined> {
+  async head(
+    key: string,
+    { signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<S3Facts | undefined> {
     const command = new HeadObjectCommand(this.#address(key));
     try {
-      const reply = await this.#send('read', key, () => this.#client.send(command));
+      const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
       const { ContentLength: size = 0, ETag = '', Metadata } = reply;
-      return { size, etag: ETag.replaceAll('"', ''), sha256: Metadata?.sha256 };
+      return { size, etag: unquote(ETag), sha256: Metadata?.sha256 };
     } catch (error) {
       if (error instanceof S3Error && error.code === 'not-found') return undefined;
       throw error;
@@ -187,43 +215,81 @@ export class Bucket {
   }
 
   /** Pages of up to 1000 objects, ordered by key (bytewise); at least one page, if an empty one. */
-  async *list(options: {
-    prefix?: string;
-    after?: string | undefined;
-    signal?: AbortSignal | undefined;
-  }): AsyncGenerator<S3Listed[]> {
-    const { prefix = '', after, signal } = options;
-    for (let token: string | undefined, isLast = false; !isLast; ) {
-      const command = new ListObjectsV2Command({
-        Bucket: this.#name,
-        Prefix: this.#prefix + prefix,
-        // A key may hold characters that XML cannot.
-        EncodingType: 'url',
-        ...(token !== undefined
-          ? { ContinuationToken: token }
-          : after && { StartAfter: this.#prefix + after }),
-      });
-      const page = await this.#send(
-        'list',
-        prefix,
-        () => this.#client.send(command, abortBy(signal)),
-        signal,
-      );
-      if (page.Name === undefined) throw notS3Error(this.#server);
-      yield (page.Contents ?? []).map(({ Key = '', Size = 0, ETag = '' }) => ({
-        key: (page.EncodingType === 'url' ? decodeKey(Key) : Key).slice(this.#prefix.length),
-        size: Size,
-        etag: ETag.replaceAll('"', ''),
-      }));
-      isLast = !page.IsTruncated;
-      token = page.NextContinuationToken;
-      if (!isLast && !token)
-        throw new S3Error('unexpected', `${this.#server} broke off a listing without a token`);
+  async *list(options: ListOptions): AsyncGenerator<S3Listed[]> {
+    for (let token: string | undefined, isFirst = true; isFirst || token !== undefined; isFirst = false) {
+      const page = await this.listPage({ ...options, token });
+      yield page.objects;
+      token = page.next;
     }
+  }
+
+  /** With `delimiter`, keys that have one behind `prefix` are not listed: all up to it stands once among `folders`. */
+  async listPage(
+    options: ListOptions & { delimiter?: string; token?: string | undefined },
+  ): Promise<{ objects: S3Listed[]; folders: string[]; next: string | undefined }> {
+    const { prefix = '', after, delimiter, token, signal } = options;
+    const command = new ListObjectsV2Command({
+      Bucket: this.#name,
+      Prefix: this.#prefix + prefix,
+      // A key may hold characters that XML cannot.
+      EncodingType: 'url',
+      ...(delimiter !== undefined && { Delimiter: delimiter }),
+      ...(token !== undefined ? { ContinuationToken: token } : after && { StartAfter: this.#prefix + after }),
+    });
+    const page = await this.#send('list', prefix, () => this.#client.send(command, abortBy(signal)), signal);
+    if (page.Name === undefined) throw notS3Error(this.#server);
+    if (page.IsTruncated && !page.NextContinuationToken)
+      throw new S3Error('unexpected', `${this.#server} broke off a listing without a token`);
+    const keyOf = (text = ''): string =>
+      (page.EncodingType === 'url' ? decodeKey(text) : text).slice(this.#prefix.length);
+    return {
+      objects: (page.Contents ?? []).map(({ Key, Size = 0, ETag = '' }) => ({
+        key: keyOf(Key),
+        size: Size,
+        etag: unquote(ETag),
+      })),
+      folders: (page.CommonPrefixes ?? []).map(({ Prefix }) => keyOf(Prefix)),
+      next: page.IsTruncated ? page.NextContinuationToken : undefined,
+    };
   }
 
   close(): void {
     this.#client.destroy();
+  }
+
+  /** A GET's reply. Throws S3Error 'unsupported' where the server sends another part than `range`. */
+  async #open(
+    key: string,
+    options: {
+      range?: { first: number; count?: number } | undefined;
+      etag?: string | undefined;
+      signal?: AbortSignal | undefined;
+    },
+  ): Promise<{ body: AsyncIterable<Uint8Array> & { destroy(): void }; length: number }> {
+    const { range, etag, signal } = options;
+    const last = range?.count === undefined ? '' : range.first + range.count - 1;
+    const command = new GetObjectCommand({
+      ...this.#address(key),
+      ...(range && { Range: `bytes=${range.first}-${last}` }),
+      ...(etag && { IfMatch: `"${etag}"` }),
+    });
+    const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
+    // In Node the SDK's body is a stream of Buffers; its type also covers browsers.
+    const body = reply.Body as unknown as AsyncIterable<Uint8Array> & { destroy(): void };
+    const { ContentLength: length, ContentRange } = reply;
+    if (range && !ContentRange?.startsWith(`bytes ${range.first}-`)) {
+      body.destroy();
+      throw new S3Error('unsupported', `${this.#server} cannot read a part of ${this.#uriOf(key)}`);
+    }
+    if (length === undefined) {
+      body.destroy();
+      throw this.#broken(key, new Error('the reply has no Content-Length'));
+    }
+    return { body, length };
+  }
+
+  #broken(key: string, cause: unknown): BrokenBody {
+    return new BrokenBody(`${this.#uriOf(key)} broke off: ${messageOf(cause)}`, { cause });
   }
 
   #address(key: string): { Bucket: string; Key: string } {
@@ -273,8 +339,7 @@ function abortBy(signal: AbortSignal | undefined): { abortSignal?: AbortSignal }
 }
 
 /** The bytes lie in a buffer of their own (not in Node's pool), so that they can be transferred to another thread. */
-async function readBody(body: AsyncIterable<Uint8Array>, length: number | undefined): Promise<Uint8Array> {
-  if (length === undefined) throw new Error('the reply has no Content-Length');
+async function readBody(body: AsyncIterable<Uint8Array>, length: number): Promise<Uint8Array> {
   const bytes = Buffer.allocUnsafeSlow(length);
   let filled = 0;
   for await (const chunk of body) {
@@ -283,6 +348,10 @@ async function readBody(body: AsyncIterable<Uint8Array>, length: number | undefi
   }
   if (filled < length) throw new Error(`${filled} of ${length} bytes came`);
   return bytes;
+}
+
+function unquote(etag: string): string {
+  return etag.replaceAll('"', '');
 }
 
 /** Undoes EncodingType 'url', a form encoding: '+' is a space. */

@@ -9,6 +9,7 @@ import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from './errors.ts';
 import type { S3Options } from './s3.ts';
+import type { SourceOptions } from './sources/source.ts';
 
 interface Setting<T> {
   /** As commander takes it: `--name <value>`. */
@@ -173,6 +174,41 @@ export const settingsTable = {
     parse: list.optional(),
     default: undefined,
   }),
+  archives: setting({
+    flag: '--archives',
+    env: 'LENSMILL_ARCHIVES',
+    help: 'open the tar and zip archives that are found below a folder or prefix',
+    parse: flagValue,
+    default: 'false',
+  }),
+  uriColumn: setting({
+    flag: '--uri-column <name>',
+    env: 'LENSMILL_URI_COLUMN',
+    help: 'column of a list that says where its images are; unset: uri, url, path or file',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  idColumn: setting({
+    flag: '--id-column <name>',
+    env: 'LENSMILL_ID_COLUMN',
+    help: 'column of a list that names its images; unset: the URI is the id',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  columns: setting({
+    flag: '--columns <names...>',
+    env: 'LENSMILL_COLUMNS',
+    help: "columns of a list that are carried to the output, in each row's `extra`",
+    parse: list.optional(),
+    default: undefined,
+  }),
+  reuse: setting({
+    flag: '--reuse <where>',
+    env: 'LENSMILL_REUSE',
+    help: 'output: bytes that a run of the output has embedded, by the same model, are not embedded again; off: always anew',
+    parse: z.enum(['output', 'off']),
+    default: 'output',
+  }),
   maxPixels: setting({
     flag: '--max-pixels <n>',
     env: 'LENSMILL_MAX_PIXELS',
@@ -193,6 +229,34 @@ export const settingsTable = {
     help: 'longest that one read of an image or a part may take; tried again after that',
     parse: durationMs,
     default: '30s',
+  }),
+  allowFiles: setting({
+    flag: '--allow-files',
+    env: 'LENSMILL_ALLOW_FILES',
+    help: 'read the files of this machine that a list names',
+    parse: flagValue,
+    default: 'false',
+  }),
+  allowHosts: setting({
+    flag: '--allow-host <hosts...>',
+    env: 'LENSMILL_ALLOW_HOST',
+    help: 'hosts (host or host:port) that may be reached although their address is private, loopback or link-local',
+    parse: list.optional(),
+    default: undefined,
+  }),
+  webPerHost: setting({
+    flag: '--web-per-host <n>',
+    env: 'LENSMILL_WEB_PER_HOST',
+    help: 'requests at once to one web host, of a worker',
+    parse: count.max(1024),
+    default: '4',
+  }),
+  webPerSecond: setting({
+    flag: '--web-per-second <n>',
+    env: 'LENSMILL_WEB_PER_SECOND',
+    help: 'requests a second to one web host, of a worker; 0: as many as --web-per-host gives',
+    parse: z.coerce.number().min(0),
+    default: '0',
   }),
   s3Endpoint: setting({
     flag: '--s3-endpoint <url>',
@@ -328,6 +392,21 @@ export const settingNames = Object.keys(settingsTable) as SettingName[];
 /** For printing: passwords in URLs become `***`. */
 export function hideSecrets(value: unknown): unknown {
   return typeof value === 'string' ? value.replace(/(\/\/[^/@:]*:)[^/@]*@/, '$1***@') : value;
+}
+
+/** What the settings say of reading images. */
+export function sourceOptionsOf(
+  settings: Pick<
+    Settings,
+    's3Endpoint' | 's3Region' | 'readTimeoutMs' | 'allowFiles' | 'allowHosts' | 'webPerHost' | 'webPerSecond'
+  >,
+): SourceOptions {
+  const { allowFiles, allowHosts = [], webPerHost, webPerSecond, readTimeoutMs } = settings;
+  return {
+    s3: s3OptionsOf(settings),
+    web: { allowHosts, perHost: webPerHost, perSecond: webPerSecond, timeoutMs: readTimeoutMs },
+    allowFiles,
+  };
 }
 
 /** What the settings say of S3, for sources and stores alike. */

@@ -1,8 +1,8 @@
-/** A part in which rows of other parts stand in the place of some of its own. */
+/** A part in which rows of other parts stand in the place of some of its own, and others are left out. */
 import { encodePart, type PartTable, readStoredPart } from './part.ts';
 import type { Store } from './stores/store.ts';
 import type { Item, Outcome, ShardRows } from './types.ts';
-import type { ReplacedRow, RetriedRow } from './view.ts';
+import type { RetriedRow, ViewPart } from './view.ts';
 
 /** Reads the parts of retries, each once: they are asked for in order. */
 export function openRetriedParts(store: Pick<Store, 'read'>): (row: RetriedRow) => Promise<PartTable> {
@@ -18,9 +18,9 @@ export function openRetriedParts(store: Pick<Store, 'read'>): (row: RetriedRow) 
 
 export function openSplicer(
   store: Pick<Store, 'read'>,
-): (part: PartTable, replaced: readonly ReplacedRow[]) => Promise<Splice> {
+): (part: PartTable, changes: Pick<ViewPart, 'replaced' | 'dropped'>) => Promise<Splice> {
   const partOf = openRetriedParts(store);
-  return async (part, replaced) => {
+  return async (part, { replaced, dropped }) => {
     const rows = shardRowsOf(part);
     const from = new Set<PartTable>();
     for (const { row, id, by } of replaced) {
@@ -33,7 +33,7 @@ export function openSplicer(
     }
     const { footer } = part;
     const options = { dimension: footer.model.dimension, topK: footer.topK, embeddingType: footer.embedding };
-    return { bytes: encodePart(rows, footer, options), from: [...from] };
+    return { bytes: encodePart(without(rows, dropped, options), footer, options), from: [...from] };
   };
 }
 
@@ -81,17 +81,43 @@ function copyRow(from: PartTable, at: number, to: Rows, row: number): void {
   to.labels.set(from.labels.subarray(at * topK, (at + 1) * topK), row * topK);
 }
 
-/** The item of a part's row, as its plan had it. */
-export function itemOf(part: PartTable, row: number): Item {
+function without(
+  rows: Rows,
+  dropped: readonly number[],
+  { dimension, topK }: { dimension: number; topK: number },
+): ShardRows {
+  if (dropped.length === 0) return rows;
+  const out = new Set(dropped);
+  const kept = rows.items.flatMap((_, row) => (out.has(row) ? [] : [row]));
+  const rest: Rows = {
+    items: kept.map((row) => rows.items[row] as Item),
+    outcomes: kept.map((row) => rows.outcomes[row] as Outcome),
+    embeddings: new Float32Array(kept.length * dimension),
+    scores: new Float32Array(kept.length * topK),
+    labels: new Int32Array(kept.length * topK),
+  };
+  for (const [at, row] of kept.entries()) {
+    rest.embeddings.set(rows.embeddings.subarray(row * dimension, (row + 1) * dimension), at * dimension);
+    rest.scores.set(rows.scores.subarray(row * topK, (row + 1) * topK), at * topK);
+    rest.labels.set(rows.labels.subarray(row * topK, (row + 1) * topK), at * topK);
+  }
+  return rest;
+}
+
+/** The item of a part's row, as its plan had it, but for where it lies in an archive. */
+function itemOf(part: PartTable, row: number): Item {
+  const extra = part.extras[row];
   return {
     id: part.ids[row] as string,
     uri: part.uris[row] as string,
     etag: part.etags[row] as string,
     size: part.bytes[row] as number,
+    ...(extra && { extra: JSON.parse(extra) }),
   };
 }
 
 function outcomeOf(part: PartTable, row: number): Outcome {
+  if (part.statuses[row] === 'gone') return { status: 'gone' };
   const sha256 = part.sha256s[row];
   const [width, height, format] = [part.widths[row], part.heights[row], part.formats[row]];
   const bytes = sha256 ? { sha256, bytes: part.bytes[row] as number } : {};

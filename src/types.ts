@@ -5,12 +5,31 @@ import type { Failure } from './errors.ts';
 export interface Item {
   /** Unique in its run: the path or key below the source's root, '/'-separated. */
   id: string;
-  /** Where it can be read again: `file:///…` or `s3://…`. */
+  /** Where it can be read again: `file:///…`, `s3://…`, `https://…`; a member of an archive is `ARCHIVE-URI!MEMBER`. */
   uri: string;
-  /** Changes when the content does: S3's ETag, or size and mtime of a file. */
+  /** Changes when the content does: S3's ETag, size and mtime of a file; '' where nothing is known of it. */
   etag: string;
-  /** Bytes. */
+  /** Bytes; 0 where it is not known. */
   size: number;
+  /** Of an archive's member: where it lies, so that it can be read without the rest. */
+  at?: MemberPlace;
+  /** What came with it, as JSON values: columns of a list, WebDataset's `__key__`. */
+  extra?: Readonly<Record<string, unknown>>;
+  /** An earlier run has a row of it, which this one's replaces. */
+  replaces?: true;
+  /** Its source no longer has it: nothing is read, and its row says so. It `replaces`. */
+  gone?: true;
+}
+
+export interface MemberPlace {
+  /** Etag of the archive that this place is in. */
+  archive: string;
+  /** In a tar: the first byte of its content, in the decompressed stream where the tar is compressed. In a zip: its local header. */
+  first: number;
+  /** Bytes from there on: of its content in a tar; of header and compressed content in a zip. */
+  count: number;
+  /** How a zip holds it; absent in a tar. 'encrypted' and any other method's number cannot be read. */
+  packed?: 'stored' | 'deflated' | 'encrypted' | number;
 }
 
 /** What a decoder learned of a picture. Width and height are those of the upright picture, in pixels. */
@@ -27,10 +46,22 @@ export interface ByteFacts {
   bytes: number;
 }
 
-/** How one item ended: pixels in a batch slot, or a reason. */
+/** How one item ended: pixels in a batch slot, a reason, or nothing to do. */
 export type Outcome =
+  | ({ status: 'gone' } & { [Fact in keyof (ByteFacts & ImageFacts)]?: undefined })
   | ({ status: 'ok' } & ImageFacts & ByteFacts)
   | ({ status: 'failed' } & Failure & Partial<ByteFacts> & Partial<ImageFacts>);
+
+/** What bytes came to, before or elsewhere. */
+export interface KnownRow {
+  outcome: Outcome;
+  /** [dimension], and [topK] each; meaningless where the outcome is not ok. */
+  embedding: Float32Array;
+  scores: Float32Array;
+  labels: Int32Array;
+  /** What made it, as in `Provenance`. */
+  device: string;
+}
 
 /** One shard's results, column by column; row r belongs to `items[r]`. */
 export interface ShardRows {
@@ -99,8 +130,10 @@ export interface Provenance {
   source: string;
   model: ModelIdentity;
   topK: number;
-  /** 'cpu' or 'cuda', and what ran it. */
+  /** 'cpu' or 'cuda', and what ran it; several joined by '+' where rows of other runs were taken. */
   device: string;
   /** Images per `session.run`. */
   batch: number;
+  /** Rows that were not embedded anew, for their bytes were known. */
+  reused: number;
 }

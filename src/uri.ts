@@ -28,10 +28,24 @@ export function pathOfUri(uri: string): string {
 
 /** `file:///…` of an absolute path. Bytes that a URI may not hold are %XX, so names that are not UTF-8 survive too. */
 export function fileUri(path: RawPath): string {
-  return `file://${path.replace(unsafeInUri, (byte) => `%${hexOf(byte)}`)}`;
+  return `file://${escapeInUri(path)}`;
+}
+
+/** Bytes that a URI's path may not hold as %XX; '/' stays. */
+export function escapeInUri(path: RawPath): string {
+  return path.replace(unsafeInUri, (byte) => `%${hexOf(byte)}`);
 }
 
 const unsafeInUri = /[^A-Za-z0-9/._~!$&'()*+,;=:@-]/g;
+
+/** Undoes `fileUri`, and takes an absolute path as it is. `undefined` for what can name no file of this machine. */
+export function pathOfFileUri(uri: string): RawPath | undefined {
+  const raw = rawOfText(uri);
+  const escaped = /^file:\/\/(?:localhost)?(\/[^?#]*)$/i.exec(raw)?.[1];
+  if (escaped !== undefined && /%(?!(?!2F)[0-9A-F]{2})/i.test(escaped)) return undefined;
+  const path = escaped?.replace(/%(..)/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16))) ?? raw;
+  return path.startsWith('/') && !path.includes('\0') ? path : undefined;
+}
 
 export function rawOfText(text: string): RawPath {
   return isPlain(text) ? text : Buffer.from(text, 'utf8').toString('latin1');

@@ -4,9 +4,10 @@
  *
  *   1. The plan: pages follow each other, and ids rise bytewise from the first to the last, so none is there twice.
  *   2. The parts: each is the bytes that `_SUCCESS.json` names, row r is item r of its shard, and all were made alike.
- *   3. The sums: images = ok + failed, in the plan, in the parts and in `_SUCCESS.json`.
+ *   3. The sums: images = ok + failed + gone, in the plan, in the parts and in `_SUCCESS.json`.
  *   4. The objects: nothing below the run's prefix that it does not name (strays.ts).
  *   5. The retries: each is a sound run, of images that failed until then.
+ *   6. An increment: it replaces the rows that it says it does, and keeps the rest of those of the runs before it.
  */
 import { isDeepStrictEqual } from 'node:util';
 import pMap from 'p-map';
@@ -19,6 +20,7 @@ import { openPlan, shardsPerPage } from './page.ts';
 import { addFailures, type PartFooter } from './part.ts';
 import { findRequest, type Run, type Success } from './run.ts';
 import type { Store } from './stores/store.ts';
+import { openTable, tableRows } from './table.ts';
 import { compareBytewise } from './uri.ts';
 import { failedRows, openView } from './view.ts';
 
@@ -27,6 +29,8 @@ export interface Verification {
   items: number;
   ok: number;
   failed: number;
+  gone: number;
+  reused: number;
   parts: number;
   /** Objects that a killed planner left, or attempts that were not chosen: they are nobody's rows. */
   leftovers: number;
@@ -62,6 +66,10 @@ export async function verifyRun(
 ): Promise<Verification> {
   if (run.retryOf !== null) return verifyRetry(store, run, success, options);
   const found = await verifyAlone(store, run, success, options);
+  if (run.since !== null) {
+    const report = reporter(found.problems);
+    await checkIncrement(store, run, run.since, report).catch((error) => report(messageOf(error)));
+  }
   const { retries, unfinished } = await openView(store, run.run);
   let parts = found.parts;
   for (const retry of retries) {
@@ -70,6 +78,29 @@ export async function verifyRun(
     parts += retry.run.shards;
   }
   return { ...found, unfinished };
+}
+
+/** The runs before an increment hold a row of the images that it says they do, and of as many others as it kept. */
+async function checkIncrement(store: Store, run: Run, since: string, report: Report): Promise<void> {
+  const rows = tableRows(store, await openTable(store, since));
+  let row = await rows.next();
+  let count = 0;
+  const next = async (): Promise<void> => {
+    count += 1;
+    row = await rows.next();
+  };
+  const readItems = openPlan(store);
+  for (let shard = 0; shard < run.shards; shard++) {
+    for (const { id, replaces = false } of await readItems(run, shard)) {
+      while (!row.done && compareBytewise(row.value.id, id) < 0) await next();
+      const isThere = !row.done && row.value.id === id;
+      if (isThere !== replaces)
+        report(`${id} ${isThere ? 'has a' : 'has no'} row in run ${since}, the plan says otherwise`);
+    }
+  }
+  while (!row.done) await next();
+  if (count - run.replaced !== run.kept)
+    report(`${runKey(run.run)} keeps ${run.kept} rows, run ${since} has ${count - run.replaced} left`);
 }
 
 async function verifyRetry(
@@ -123,13 +154,13 @@ async function verifyAlone(
 ): Promise<Verification> {
   const problems: string[] = [];
   const report = reporter(problems);
-  const total = { items: 0, ok: 0, failed: 0, parts: 0 };
+  const total = { items: 0, ok: 0, failed: 0, gone: 0, reused: 0, parts: 0 };
   const failures: Record<string, number> = {};
   const devices = new Set<string>();
   const batches = new Set<number>();
 
   const request = await findRequest(store, run.run);
-  const { pages, shards, items, bytes, skipped, ...planned } = run;
+  const { pages, shards, items, bytes, skipped, replaced, gone, kept, ...planned } = run;
   if (!isDeepStrictEqual(request, planned))
     report(`${runKey(run.run)} is not what ${requestKey(run.run)} asks for`);
   const plan = openPlanCheck(store, run, report);
@@ -157,9 +188,12 @@ async function verifyAlone(
     items: success.items,
     ok: success.ok,
     failed: success.failed,
+    gone: success.gone,
+    reused: success.reused,
     failures: success.failures,
   };
-  const counted = { items: total.items, ok: total.ok, failed: total.failed, failures };
+  const { parts: _, ...rows } = total;
+  const counted = { ...rows, failures };
   if (success.parts.length !== shards)
     report(`${shards} shards were planned, ${success.parts.length} parts are named`);
   if (success.fingerprint !== run.model.fingerprint)
@@ -184,6 +218,8 @@ async function verifyAlone(
     total.items += footer.rows;
     total.ok += footer.ok;
     total.failed += footer.failed;
+    total.gone += footer.gone;
+    total.reused += footer.reused;
     addFailures(failures, footer.failures);
     devices.add(footer.device);
     batches.add(footer.batch);

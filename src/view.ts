@@ -136,6 +136,8 @@ export async function* failedRows(
 /** A part of the view. */
 export interface ViewPart extends Pick<NamedPart, 'key' | 'shard' | 'rows'> {
   replaced: ReplacedRow[];
+  /** Rows that are no longer what counts: their image is gone, or a later run has done it again. */
+  dropped: number[];
 }
 
 export interface ReplacedRow {
@@ -154,7 +156,7 @@ export async function* viewParts(store: Store, view: View): AsyncGenerator<ViewP
     const replaced = failedHere.flatMap(({ row, id, retried }) =>
       retried ? [{ row, id, by: retried }] : [],
     );
-    yield { key, shard, rows, replaced };
+    yield { key, shard, rows, replaced, dropped: [] };
   }
 }
 
@@ -185,7 +187,7 @@ function seekerOf(
 }
 
 /** The parts that may hold ids behind `after`. */
-async function partsBehind(
+export async function partsBehind(
   store: Store,
   { run, success }: FinishedRun,
   after: string | undefined,

@@ -33,7 +33,7 @@ function recordingStages(
           ? ({ status: 'failed', error: 'corrupt', message: item.id } as const)
           : ({ status: 'ok', width: 1, height: 1, format: 'jpeg', bytes: 1, sha256: item.id } as const),
       );
-      return { outcomes, fetchMs: 4, decodeMs: 8 };
+      return { outcomes, places: new Int32Array(entries.length).fill(-1), fetchMs: 4, decodeMs: 8 };
     },
     async infer(slot) {
       await new Promise(setImmediate);

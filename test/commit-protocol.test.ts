@@ -14,7 +14,7 @@ import { identify } from '../src/models/identity.ts';
 import { openPlan } from '../src/page.ts';
 import { encodePart, readPart } from '../src/part.ts';
 import { planRun } from '../src/plan.ts';
-import { claimRun, findRun, type Run, readSuccess } from '../src/run.ts';
+import { claimRun, findRun, type Run, readSuccess, sourceName } from '../src/run.ts';
 import type { Source } from '../src/sources/source.ts';
 import { FileStore } from '../src/stores/file.ts';
 import type { Store } from '../src/stores/store.ts';
@@ -223,7 +223,7 @@ function partOf(shard: number, device: string): Uint8Array {
     parts.get(key) ??
     encodePart(
       makeShardRows(rowsPerShard, { shard, dimension: 4, topK: 2 }),
-      makeProvenance({ ...request, source: request.source.uri, shard, device }),
+      makeProvenance({ ...request, source: sourceName(request), shard, device }),
       { dimension: 4, topK: 2, embeddingType: 'float32' },
     );
   parts.set(key, part);

@@ -8,7 +8,7 @@ import { finalizeRun } from '../src/finalize.ts';
 import { partKey, successKey } from '../src/layout.ts';
 import { encodePart } from '../src/part.ts';
 import { planRun } from '../src/plan.ts';
-import { claimRun, createRun, findSuccess, type Run, readSuccess } from '../src/run.ts';
+import { claimRun, createRun, findSuccess, type Run, readSuccess, sourceName } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import type { Item } from '../src/types.ts';
@@ -52,16 +52,17 @@ function partOf(
   shard: number,
   { device = 'cpu', rows = makeShardRows(rowsPerShard, { shard }) } = {},
 ): Uint8Array {
-  const { model, topK, source } = run;
+  const { model, topK } = run;
   const provenance = {
     run: run.run,
     shard,
     lensmill: '0.1.0',
-    source: source.uri,
+    source: sourceName(run),
     model,
     topK,
     device,
     batch: 8,
+    reused: 0,
   };
   return encodePart(rows, provenance, { dimension: model.dimension, topK, embeddingType: 'float32' });
 }

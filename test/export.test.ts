@@ -14,7 +14,7 @@ import { makeProvenance, makeShardRows } from './helpers/shard-rows.ts';
 
 /** Three parts of 20, 30 and 10 rows; 3 + 4 + 1 of them failed. */
 const shards = [20, 30, 10].map((count, shard) => makeShardRows(count, { shard }));
-const asItStands = (key: string) => ({ key, replaced: [] });
+const asItStands = (key: string) => ({ key, replaced: [], dropped: [] });
 const parts = shards.map((_, shard) => asItStands(partKey('holiday', shard)));
 const options = { dimension: 2048, topK: 5, embeddingType: 'float32' } as const;
 
@@ -47,7 +47,7 @@ async function putPart(shard: number, rows: ShardRows, change: Partial<Provenanc
 }
 
 const run = (request: Partial<ExportRequest>) =>
-  exportRun({ store, parts, to, format: 'npy', rowsPerFile: 1_000_000, ...request });
+  exportRun({ store, run: 'holiday', parts, to, format: 'npy', rowsPerFile: 1_000_000, ...request });
 
 async function query(sql: string) {
   return (await duckdb.runAndReadAll(sql)).getRowObjectsJson();
@@ -178,7 +178,13 @@ describe('parquet', () => {
       everyRow.map(({ item, outcome, labels }) =>
         outcome?.status === 'ok'
           ? { id: item.id, status: 'ok', error: null, length: 2048, labels }
-          : { id: item.id, status: 'failed', error: outcome?.error, length: null, labels: null },
+          : {
+              id: item.id,
+              status: 'failed',
+              error: outcome?.status === 'failed' && outcome.error,
+              length: null,
+              labels: null,
+            },
       ),
     );
   });

@@ -113,6 +113,7 @@ describe('the footer', () => {
       rows: 300,
       ok: 257,
       failed: 43,
+      gone: 0,
       failures: { 'not-found': 22, truncated: 21 },
       fingerprint: 'ab'.repeat(32),
     });
@@ -150,6 +151,7 @@ describe('DuckDB', () => {
       format: 'VARCHAR',
       status: 'VARCHAR',
       error: 'VARCHAR',
+      extra: 'VARCHAR',
       message: 'VARCHAR',
       labels: 'INTEGER[]',
       scores: 'FLOAT[]',
@@ -230,7 +232,9 @@ describe('what is no part is named', () => {
   test('a part whose rows are not as many as it says', () => {
     const footer = readPart(part, 'part').footer;
     const bytes = encodeParquet([text('id', ['a'])], footer);
-    expect(() => readPart(bytes, 'part')).toThrow(/1 rows, but its metadata says 34 ok \+ 6 failed = 40/);
+    expect(() => readPart(bytes, 'part')).toThrow(
+      /1 rows, but its metadata says 34 ok \+ 6 failed \+ 0 gone = 40/,
+    );
   });
 
   test('an unreadable store stays its own error', async () => {

@@ -57,6 +57,7 @@ function pipelineOf(
         onFilled();
         return {
           outcomes: entries.map(({ item }) => tell(Number.parseInt(item.id, 10))),
+          places: new Int32Array(entries.length).fill(-1),
           fetchMs: 0,
           decodeMs: 0,
         };

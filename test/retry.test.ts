@@ -214,13 +214,13 @@ describe("a run's view", () => {
     const store = await makeRetriedRun({ '01': 'ok', '07': 'not-found' }, { '07': 'ok', '13': 'empty' });
     const to = join(tempFolder(), 'to');
     const parts = viewParts(store, await openView(store, 'r'));
-    const manifest = await exportRun({ store, parts, to, format, rowsPerFile: 1000 });
+    const manifest = await exportRun({ store, run: 'r', parts, to, format, rowsPerFile: 1000 });
     expect(manifest).toMatchObject({
       run: 'r',
       rows: 20,
       ok: 17,
       failed: 3,
-      retries: ['r.retry-1', 'r.retry-2'],
+      runs: ['r', 'r.retry-1', 'r.retry-2'],
     });
     if (format !== 'jsonl') return;
     const lines = readFileSync(join(to, 'images-00000.jsonl'), 'utf8').trimEnd().split('\n');
@@ -247,7 +247,7 @@ describe("a run's view", () => {
     await makeFinishedRun(store, 'r.retry-1', { ends: { '01': 'ok' }, request: { retryOf: 'r', model } });
     const parts = viewParts(store, await openView(store, 'r'));
     const to = join(tempFolder(), 'to');
-    const exported = exportRun({ store, parts, to, format: 'jsonl', rowsPerFile: 1000 });
+    const exported = exportRun({ store, run: 'r', parts, to, format: 'jsonl', rowsPerFile: 1000 });
     await expect(exported).rejects.toThrow(/by model ffff/);
   });
 });

@@ -7,11 +7,12 @@ import pMap from 'p-map';
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { escapeName, unescapeName } from '../src/sources/folder.ts';
 import { compileGlobs, DEFAULT_INCLUDE } from '../src/sources/globs.ts';
-import { openSource } from '../src/sources/open-source.ts';
+import { openSource, sourceUri } from '../src/sources/open-source.ts';
 import type { Globs, ItemPage, Source } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
 import { moduleUrl, runAsNobody } from './helpers/child.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
+import { makeSpec, sourceDefaults } from './helpers/source-options.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -21,8 +22,8 @@ const bytes = (text: string) => Buffer.from(text);
 const maxBytes = 1_000_000;
 
 const openSources: Source[] = [];
-function open(uri: string, globs = everything, options = testS3Options()): Source {
-  const source = openSource(uri, globs, options);
+function open(uri: string, globs = everything, s3 = testS3Options()): Source {
+  const source = openSource(makeSpec([uri], globs), { ...sourceDefaults, s3 });
   openSources.push(source);
   return source;
 }
@@ -448,7 +449,7 @@ describe('globs', () => {
 });
 
 test('a scheme that nobody reads is refused with the choices', () => {
-  expect(() => openSource('ftp://user:secret@host/x', pictures, testS3Options())).toThrow(
-    "no source for 'ftp://…'; there are: a path, file://, s3://",
+  expect(() => sourceUri('ftp://user:secret@host/x')).toThrow(
+    "no source for 'ftp://…'; there are: a path, file://, s3://, https://",
   );
 });

@@ -199,6 +199,9 @@ test.each([
     items: ids.length,
     bytes: 1000 * ids.length,
     skipped: 0,
+    replaced: 0,
+    gone: 0,
+    kept: 0,
   };
   const run = await createRun(store, { ...request, ...totals });
   await finish(store, run, {});
@@ -240,7 +243,7 @@ describe('of a retry', () => {
   test('another model or source is found', async () => {
     const { store } = await newPlace();
     await makeFinishedRun(store, 'r', { ends });
-    const source = { ...makeRequest('r').source, uri: 'file:///elsewhere' };
+    const source = { ...makeRequest('r').source, uris: ['file:///elsewhere'] };
     await makeFinishedRun(store, 'r.retry-1', {
       ends: { b: 'ok' },
       request: { retryOf: 'r', topK: 3, source },
@@ -430,7 +433,7 @@ describe('verify --deep', () => {
     writeFileSync(join(photos, first.id), readFileSync(join(photos, second.id)));
     const changed = {
       id: first.id,
-      why: expect.stringMatching(/was ok, is changed now: .*bytes when listed/),
+      why: expect.stringMatching(/was ok, is changed now: .*than when listed/),
     };
     const afterwards = await deep('r', '--deep', '100');
     expect(afterwards.exitCode).toBe(3);

@@ -2,8 +2,10 @@
 import { availableParallelism } from 'node:os';
 import { type Batcher, openBatcher } from '../src/batch.ts';
 import type { Device } from '../src/devices/device.ts';
+import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
-import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import { type Settings, sourceOptionsOf } from '../src/settings.ts';
+import { makeGate } from '../src/sources/host-gate.ts';
 import type { Store } from '../src/stores/store.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
@@ -19,6 +21,10 @@ export type EngineSettings = Pick<
   | 'threads'
   | 'reads'
   | 'readTimeoutMs'
+  | 'allowFiles'
+  | 'allowHosts'
+  | 'webPerHost'
+  | 'webPerSecond'
   | 's3Endpoint'
   | 's3Region'
   | 'cacheDir'
@@ -42,6 +48,8 @@ export interface Engine {
   readonly lanes: number;
   /** Must be called with a run before its first shard; calling it again is cheap. */
   announceRun(run: Run): Promise<void>;
+  /** A part of a run was committed here; see `Reuse`. */
+  addPart(run: string, key: string, places: Int32Array): Promise<void>;
   /** Since the start: what the device did and how long it stood still, ms. */
   deviceTimes(): { inferMs: number; waitedMs: number };
   /** Lets the batches under way end. Safe to call twice. */
@@ -83,9 +91,13 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     threads: sessionThreads,
   };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
-  const laneOptions: LaneOptions = { slots, reads, readTimeoutMs, s3: s3OptionsOf(settings) };
+  const sources = sourceOptionsOf(settings);
+  sources.web.gate = makeGate();
+  const laneOptions: LaneOptions = { slots, reads, readTimeoutMs, sources };
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
   const announced = new Map<string, Promise<unknown>>();
+  const memoryOf = new Map<string, Promise<Reuse>>();
+  const memories = new Map<string, Promise<Reuse>>();
   const times = { inferMs: 0, waitedMs: 0 };
   let smallestBatch = batch;
   const cautiousUntil = performance.now() + options.cautiousMs;
@@ -121,6 +133,14 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
         times.waitedMs += result.waitedMs / sessionCount;
         return result;
       },
+      memory: {
+        async recall(id, place, sha256) {
+          return (await memories.get(id))?.recall(place, sha256);
+        },
+        remember(id, place, row) {
+          void memories.get(id)?.then((memory) => memory.remember(place, { ...row, device: device.kind }));
+        },
+      },
     },
     { batch, slots: slots.length, dimension, topK },
   );
@@ -135,12 +155,32 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     async announceRun(run) {
       let ready = announced.get(run.run);
       if (!ready) {
-        ready = lanes.callAll({ kind: 'run', run });
+        ready = announce(run);
         announced.set(run.run, ready);
+        // The next shard tries again.
+        ready.catch(() => announced.delete(run.run));
       }
       await ready;
+    },
+    async addPart(id, key, places) {
+      (await memories.get(id))?.addPart(key, places);
     },
     deviceTimes: () => ({ ...times }),
     close,
   };
+
+  async function announce(run: Run): Promise<void> {
+    const memory = run.reuse ? await memoryFor(run) : undefined;
+    await lanes.callAll({ kind: 'run', run, seen: memory?.seen });
+  }
+
+  /** One memory serves the runs whose rows are alike: their model is the same, as they are done here. */
+  function memoryFor(run: Run): Promise<Reuse> {
+    const kind = `${run.embedding} ${run.maxPixels}`;
+    const memory = memoryOf.get(kind) ?? openReuse(store, run, options);
+    memoryOf.set(kind, memory);
+    memories.set(run.run, memory);
+    memory.catch(() => memoryOf.delete(kind));
+    return memory;
+  }
 }

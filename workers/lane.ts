@@ -4,14 +4,14 @@
  */
 import { workerData } from 'node:worker_threads';
 import pLimit from 'p-limit';
-import type { FilledSlot, Refusal, SlotEntry } from '../src/batch.ts';
+import type { FilledSlot, Refusal, Repeat, SlotEntry } from '../src/batch.ts';
 import { decodeImage } from '../src/decode.ts';
 import { ConfigError } from '../src/errors.ts';
 import { fetchItem } from '../src/fetch.ts';
 import type { Run } from '../src/run.ts';
-import type { S3Options } from '../src/s3.ts';
+import { openSeenTable, type SeenTable } from '../src/seen.ts';
 import { openSource } from '../src/sources/open-source.ts';
-import type { Source } from '../src/sources/source.ts';
+import type { Source, SourceOptions } from '../src/sources/source.ts';
 import type { Outcome } from '../src/types.ts';
 import { openSandbox } from './sandbox.ts';
 import { serveThread } from './thread.ts';
@@ -21,12 +21,12 @@ export interface LaneOptions {
   slots: readonly SharedArrayBuffer[];
   reads: number;
   readTimeoutMs: number;
-  s3: S3Options;
+  sources: SourceOptions;
 }
 
 /** A run is announced before its first items. 'abandon' lets go of a fill that nobody waits for any more. */
 export type LaneRequest =
-  | { kind: 'run'; run: Run }
+  | { kind: 'run'; run: Run; seen: SharedArrayBuffer | undefined }
   | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] }
   | { kind: 'abandon'; slot: number };
 export type LaneReply = FilledSlot | undefined;
@@ -35,16 +35,16 @@ export type LaneReply = FilledSlot | undefined;
 const decodeMs = 120_000;
 
 // Only workers/engine.ts starts this thread.
-const { slots, reads, readTimeoutMs, s3 } = workerData as LaneOptions;
+const { slots, reads, readTimeoutMs, sources } = workerData as LaneOptions;
 const limit = pLimit(reads);
-const runs = new Map<string, { run: Run; source: Source }>();
+const runs = new Map<string, { run: Run; source: Source; seen: SeenTable | undefined }>();
 const filling = new Map<number, AbortController>();
 const sandbox = openSandbox(decodeMs);
 
 serveThread<LaneRequest, LaneReply>(
   async (request) => {
     if (request.kind === 'fill') return fillSlot(request.slot, request.entries);
-    if (request.kind === 'run') openRun(request.run);
+    if (request.kind === 'run') openRun(request.run, request.seen);
     else filling.get(request.slot)?.abort();
     return undefined;
   },
@@ -54,8 +54,9 @@ serveThread<LaneRequest, LaneReply>(
   },
 );
 
-function openRun(run: Run): void {
-  runs.set(run.run, { run, source: openSource(run.source.uri, run.source, s3) });
+function openRun(run: Run, seen: SharedArrayBuffer | undefined): void {
+  const source = openSource(run.source, sources);
+  runs.set(run.run, { run, source, seen: seen && openSeenTable(seen) });
 }
 
 async function fillSlot(slot: number, entries: readonly SlotEntry[]): Promise<FilledSlot> {
@@ -64,27 +65,30 @@ async function fillSlot(slot: number, entries: readonly SlotEntry[]): Promise<Fi
   const abandoned = new AbortController();
   filling.set(slot, abandoned);
   const times = { fetchMs: 0, decodeMs: 0 };
+  const places = new Int32Array(entries.length).fill(-1);
   try {
     const outcomes = await Promise.all(
-      entries.map((entry, row) => limit(() => fillRow(entry, row, pixels, abandoned.signal, times))),
+      entries.map((entry, row) =>
+        limit(() => fillRow(entry, row, { pixels, places }, abandoned.signal, times)),
+      ),
     );
-    return { outcomes, ...times };
+    return { outcomes, places, ...times };
   } finally {
     filling.delete(slot);
   }
 }
 
 async function fillRow(
-  { run: id, item, suspect }: SlotEntry,
+  { run: id, item, suspect, anew }: SlotEntry,
   row: number,
-  pixels: SharedArrayBuffer,
+  { pixels, places }: { pixels: SharedArrayBuffer; places: Int32Array },
   signal: AbortSignal,
   times: { fetchMs: number; decodeMs: number },
-): Promise<Outcome | Refusal> {
+): Promise<Outcome | Refusal | Repeat> {
   signal.throwIfAborted();
   const opened = runs.get(id);
   if (!opened) throw new Error(`run ${id} was not announced to its lane: this is a bug`);
-  const { run, source } = opened;
+  const { run, source, seen } = opened;
 
   const started = performance.now();
   let fetched: Awaited<ReturnType<typeof fetchItem>>;
@@ -99,6 +103,10 @@ async function fillRow(
   if ('error' in fetched) return { status: 'failed', ...fetched };
 
   const { content, ...facts } = fetched;
+  const claim = seen?.claim(facts.sha256);
+  places[row] = claim?.place ?? -1;
+  if (claim && !claim.isNew && !anew) return { status: 'repeat', sha256: facts.sha256 };
+
   const imageBytes = run.model.preprocessing.crop ** 2 * 3;
   const target = new Uint8Array(pixels, row * imageBytes, imageBytes);
   const options = {

@@ -51,7 +51,7 @@ export function compareRow(row: SampledRow, redone: RedoneRow, tolerance: Tolera
     const why = `its bytes have SHA-256 ${outcome.sha256}, not ${row.sha256}: the image was changed and its etag was not`;
     return { verdict: 'differs', why };
   }
-  if (now !== null) return { verdict: 'same', distance: 0 };
+  if (outcome.status !== 'ok') return { verdict: 'same', distance: 0 };
   const distance = relativeDistance(redone.embedding, row.embedding);
   if (!(distance <= tolerance.distance))
     return { verdict: 'differs', why: `its embedding is ${distance.toExponential(1)} away` };

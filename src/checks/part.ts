@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { type PartFooter, type PartTable, readPart } from '../part.ts';
-import type { Run, Success } from '../run.ts';
+import { type Run, type Success, sourceName } from '../run.ts';
+import { publicUri } from '../sources/archive.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 
@@ -28,8 +29,8 @@ export async function checkPart(
 
 /** Device and batch may differ from part to part. */
 function throwIfMadeOtherwise(footer: PartFooter, run: Run, shard: number): void {
-  const { run: id, lensmill, source, model, topK, embedding } = run;
-  const expected = { run: id, shard, lensmill, source: source.uri, model, topK, embedding };
+  const { run: id, lensmill, model, topK, embedding } = run;
+  const expected = { run: id, shard, lensmill, source: sourceName(run), model, topK, embedding };
   for (const [field, value] of Object.entries(expected)) {
     const found = footer[field as keyof typeof expected]; // the keys of the object above
     if (!isDeepStrictEqual(found, value))
@@ -40,7 +41,9 @@ function throwIfMadeOtherwise(footer: PartFooter, run: Run, shard: number): void
 function throwIfOther(table: PartTable, items: readonly Item[]): void {
   const { ids, uris, etags } = table;
   if (ids.length !== items.length) throw new Error(`has ${ids.length} rows for ${items.length} items`);
-  for (const [row, { id, uri, etag }] of items.entries()) {
+  for (const [row, item] of items.entries()) {
+    const { id, etag } = item;
+    const uri = publicUri(item);
     if (ids[row] !== id) throw new Error(`row ${row} is ${ids[row]}, expected ${id}`);
     if (uris[row] !== uri || etags[row] !== etag)
       throw new Error(`row ${row}, ${id}, is of ${uris[row]} ${etags[row]}, expected ${uri} ${etag}`);
@@ -49,20 +52,23 @@ function throwIfOther(table: PartTable, items: readonly Item[]): void {
 
 /** Every row is ok and has an embedding, or failed and has a reason, and the counts agree. */
 function throwIfMiscounted({ footer, ...table }: PartTable, part: Success['parts'][number]): void {
-  const counts = { rows: table.ids.length, ok: 0, failed: 0 };
+  const counts = { rows: table.ids.length, ok: 0, failed: 0, gone: 0 };
   const failures: Record<string, number> = {};
   const { dimension } = footer.model;
   for (const [row, status] of table.statuses.entries()) {
     counts[status] += 1;
     const error = table.errors[row];
-    if ((status === 'ok') === Boolean(error))
+    if ((status === 'failed') !== Boolean(error))
       throw new Error(`row ${row} is ${status}, and its error is ${error}`);
     if (error) failures[error] = (failures[error] ?? 0) + 1;
-    else if (!isEmbedding(table.embeddings.subarray(row * dimension, (row + 1) * dimension)))
+    else if (
+      status === 'ok' &&
+      !isEmbedding(table.embeddings.subarray(row * dimension, (row + 1) * dimension))
+    )
       throw new Error(`row ${row} is ok and has no embedding`);
   }
-  const named = { rows: part.rows, ok: part.ok, failed: part.failed };
-  const noted = { rows: footer.rows, ok: footer.ok, failed: footer.failed };
+  const named = { rows: part.rows, ok: part.ok, failed: part.failed, gone: part.gone };
+  const noted = { rows: footer.rows, ok: footer.ok, failed: footer.failed, gone: footer.gone };
   if (
     !isDeepStrictEqual(counts, named) ||
     !isDeepStrictEqual(counts, noted) ||

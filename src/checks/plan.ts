@@ -20,7 +20,7 @@ export interface PlanCheck {
 
 export function openPlanCheck(store: Store, run: Run, report: Report): PlanCheck {
   const itemsKeys = new Set<string>();
-  const total = { shards: 0, items: 0, bytes: 0, skipped: 0 };
+  const total = { shards: 0, items: 0, bytes: 0, skipped: 0, replaced: 0, gone: 0 };
   let last: { id: string } | undefined;
 
   return {
@@ -41,7 +41,7 @@ export function openPlanCheck(store: Store, run: Run, report: Report): PlanCheck
       }
     },
     close() {
-      for (const field of ['shards', 'items', 'bytes', 'skipped'] as const) {
+      for (const field of ['shards', 'items', 'bytes', 'skipped', 'replaced', 'gone'] as const) {
         // What lay behind the last page's items was skipped too, and is in no page.
         if (field === 'skipped' ? total.skipped > run.skipped : total[field] !== run[field])
           report(`${runKey(run.run)} says ${run[field]} ${field}, its pages ${total[field]}`);
@@ -84,6 +84,8 @@ export function openPlanCheck(store: Store, run: Run, report: Report): PlanCheck
     total.items += items.length;
     total.bytes += bytes;
     total.skipped += index.skipped;
+    total.replaced += items.filter((item) => item.replaces).length;
+    total.gone += items.filter((item) => item.gone).length;
   }
 
   /** Ids that rise from the first to the last are each there once. */

@@ -1,11 +1,12 @@
 /** Rows of a run chosen at random: what `verify --deep` looks at. */
 import type { FailureCode } from '../errors.ts';
+import { openPlan } from '../page.ts';
 import { type PartTable, readStoredPart } from '../part.ts';
-import { itemOf, openRetriedParts } from '../splice.ts';
+import { openRetriedParts } from '../splice.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { uniform } from '../uniform.ts';
-import { type View, viewParts } from '../view.ts';
+import { type FinishedRun, type View, viewParts } from '../view.ts';
 
 /** A row as it stands in a part. */
 export interface SampledRow {
@@ -38,18 +39,23 @@ export async function* readRows(
   numbers: readonly number[],
 ): AsyncGenerator<SampledRow> {
   const retriedPart = openRetriedParts(store);
+  // A part does not say where in its archive an image lies, the plan does.
+  const readItems = openPlan(store);
+  const itemsOf = async ({ run }: FinishedRun, shard: number): Promise<Item[]> => readItems(run, shard);
   let first = 0;
   let at = 0;
-  for await (const { key, rows, replaced } of viewParts(store, view)) {
+  for await (const { key, shard, rows, replaced } of viewParts(store, view)) {
     let table: PartTable | undefined;
+    let items: Item[] | undefined;
     for (; at < numbers.length && (numbers[at] as number) < first + rows; at++) {
       const row = (numbers[at] as number) - first;
       const by = replaced.find((other) => other.row === row)?.by;
       if (by) {
-        yield rowOf(await retriedPart(by), by.row);
+        yield rowOf(await retriedPart(by), by.row, await itemsOf(by.retry, by.part.shard));
       } else {
         table ??= await readStoredPart(store, key);
-        yield rowOf(table, row);
+        items ??= await itemsOf(view, shard);
+        yield rowOf(table, row, items);
       }
     }
     if (at === numbers.length) return;
@@ -58,11 +64,16 @@ export async function* readRows(
 }
 
 /** Copies, so that the part can be forgotten. */
-function rowOf(part: PartTable, row: number): SampledRow {
+function rowOf(part: PartTable, row: number, items: readonly Item[]): SampledRow {
+  const item = items[row];
+  if (!item || item.id !== part.ids[row])
+    throw new Error(
+      `row ${row} is ${part.ids[row]}, its plan says ${item?.id}; \`lensmill verify\` tells more`,
+    );
   const { topK, model, device } = part.footer;
   const { dimension } = model;
   return {
-    item: itemOf(part, row),
+    item,
     error: part.errors[row] ?? null,
     sha256: part.sha256s[row] ?? null,
     labels: part.labels.slice(row * topK, (row + 1) * topK),

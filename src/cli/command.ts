@@ -51,7 +51,7 @@ export interface CommandOptions {
   /** Options of this command alone: [flag, help]. */
   options?: readonly [string, string][];
   examples: readonly string[];
-  act(context: Context, args: (string | undefined)[], options: Record<string, unknown>): Promise<ExitCode>;
+  act(context: Context, args: readonly string[], options: Record<string, unknown>): Promise<ExitCode>;
 }
 
 /** Adds a command to a program. What its action throws becomes one line on stderr and an exit code. */
@@ -75,7 +75,8 @@ export function addCommand(program: Command, name: string, options: CommandOptio
   );
   command.action(async (...actionArguments: unknown[]) => {
     const flags = command.opts<Record<string, unknown>>();
-    const args = actionArguments.slice(0, command.registeredArguments.length) as (string | undefined)[]; // declared above
+    // As declared above; a variadic one is an array.
+    const args = actionArguments.slice(0, command.registeredArguments.length).flat() as string[];
     let context: Context | undefined;
     try {
       const file = typeof flags.config === 'string' ? flags.config : undefined;

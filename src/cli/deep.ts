@@ -58,7 +58,8 @@ export async function verifyDeep(
   const onNotice = (notice: string): void => log.warn(notice);
   const engine = await openEngine(store, run, { device, settings, cautiousMs: 0, onNotice });
   try {
-    await engine.announceRun(run);
+    // What is to be proven is not taken from where it stands.
+    await engine.announceRun({ ...run, reuse: false });
     let rows: SampledRow[] = [];
     for await (const row of readRows(store, view, numbers)) {
       rows.push(row);

@@ -7,10 +7,9 @@ import { ConfigError } from '../errors.ts';
 import { labelsOf } from '../models/labels.ts';
 import { presets } from '../models/presets.ts';
 import { readPart } from '../part.ts';
-import { findRequest, findSuccess, type Run, type Success } from '../run.ts';
-import { s3OptionsOf } from '../settings.ts';
-import { DEFAULT_INCLUDE } from '../sources/globs.ts';
-import { openSource } from '../sources/open-source.ts';
+import { findRequest, findSuccess, type Run, type Success, sourceName } from '../run.ts';
+import { sourceOptionsOf } from '../settings.ts';
+import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Store } from '../stores/store.ts';
 import { verifyRun } from '../verify.ts';
 import { addCommand, type Context, interruptedCode } from './command.ts';
@@ -85,7 +84,16 @@ async function chooseModel(context: Context): Promise<string> {
 /** The same pictures and settings are the same run: a second demo has nothing left to do. */
 async function planOnce(context: Context, store: Store, folder: string): Promise<Run> {
   const { settings } = context;
-  const source = openSource(folder, { include: DEFAULT_INCLUDE, exclude: [] }, s3OptionsOf(settings));
+  const source = openSource(
+    {
+      uris: [sourceUri(folder)],
+      include: null,
+      exclude: [],
+      archives: false,
+      list: { uri: null, id: null, keep: [] },
+    },
+    sourceOptionsOf(settings),
+  );
   const hash = createHash('sha256').update(
     JSON.stringify([settings.model, settings.precision, settings.resize, settings.topK]),
   );
@@ -98,7 +106,7 @@ async function planOnce(context: Context, store: Store, folder: string): Promise
   }
   const id = `demo-${hash.digest('hex').slice(0, 8)}`;
   const request = await findRequest(store, id);
-  return request ? completePlan(context, store, request) : planNewRun(context, store, folder, id);
+  return request ? completePlan(context, store, request) : planNewRun(context, store, [folder], { run: id });
 }
 
 /** A table: per image its best labels and the images that look most like it. */
@@ -148,16 +156,16 @@ async function showResults(store: Store, run: Run, success: Success): Promise<st
   ].join('\n');
 }
 
-function nextSteps(output: string, { run, model, source }: Run): string {
+function nextSteps(output: string, run: Run): string {
   return [
     'Next:',
-    ...(model.untrained
+    ...(run.model.untrained
       ? ['  npm run demo                                      # again, with a network: pretrained weights']
       : []),
     `  npm run -s lensmill -- index FOLDER --output ./index    # your own pictures`,
-    `  npm run -s lensmill -- export ${output} --run ${run} --to ./rows --format jsonl`,
-    `  npm run -s lensmill -- verify ${run} --output ${output}`,
-    `The pictures are in ${source.uri}`,
+    `  npm run -s lensmill -- export ${output} --run ${run.run} --to ./rows --format jsonl`,
+    `  npm run -s lensmill -- verify ${run.run} --output ${output}`,
+    `The pictures are in ${sourceName(run)}`,
   ].join('\n');
 }
 

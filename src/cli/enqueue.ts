@@ -5,24 +5,31 @@ import { needsOf, type Run } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, required } from './command.ts';
 import { enqueueMissing, openRedis, queueOf } from './drive.ts';
-import { placeSettings, planSettings, queueSettings } from './index.ts';
-import { openOutput, planNewRun } from './prepare.ts';
+import {
+  placeSettings,
+  planSettings,
+  queueSettings,
+  readSettings,
+  runOptions,
+  sourceArguments,
+} from './index.ts';
+import { type NewRunOptions, openOutput, planNewRun } from './prepare.ts';
 
 export function addEnqueueCommand(program: Command): void {
   addCommand(program, 'enqueue', {
     summary: 'plan a source and enqueue its shards for workers elsewhere; ends when all are enqueued',
-    arguments: [['<source>', 'a folder or s3://bucket/prefix, as the workers see it']],
-    settings: [...planSettings, ...queueSettings, ...placeSettings],
-    options: [['--run <id>', 'name of the run (default: the time)']],
+    arguments: sourceArguments,
+    settings: [...planSettings, ...readSettings, ...queueSettings, ...placeSettings],
+    options: runOptions,
     examples: [
       'REDIS_URL=redis://queue:6379 lensmill enqueue s3://photos/ --output s3://indexes/photos',
       'lensmill status RUN --output s3://indexes/photos   # watch the workers',
     ],
-    async act(context, [source = ''], { run: id }) {
+    async act(context, sources, options) {
       required(context.settings, 'redis');
       const store = await openOutput(context.settings);
       try {
-        const run = await planNewRun(context, store, source, id as string | undefined); // commander's own type
+        const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
         return await enqueueRun(context, store, run);
       } finally {
         await store.close();

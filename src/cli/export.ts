@@ -7,7 +7,7 @@ import { isRetryId } from '../layout.ts';
 import { labelsOf } from '../models/labels.ts';
 import { listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
-import { openView, viewParts } from '../view.ts';
+import { openTable, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './index.ts';
 import { openOutput } from './prepare.ts';
@@ -45,16 +45,18 @@ export function addExportCommand(program: Command): void {
       const progress = reportProgress('rows', context);
       try {
         const id = await runOf(store, options.run);
-        const view = await openView(store, id);
+        const table = await openTable(store, id);
+        const { classes } = (await readRequest(store, id)).model;
         const manifest = await exportRun({
           store,
-          parts: viewParts(store, view),
+          run: id,
+          parts: tableParts(store, table),
           to: resolve(to),
           format,
           rowsPerFile,
-          labelNames: labelsOf(view.run.model.classes),
+          labelNames: labelsOf(classes),
           signal: context.interrupted,
-          onProgress: ({ rows }) => progress.update({ done: rows, total: view.success.items }),
+          onProgress: ({ rows }) => progress.update({ done: rows, total: table.rows }),
         });
         progress.close();
         const { rows, ok, failed, files } = manifest;
@@ -64,7 +66,9 @@ export function addExportCommand(program: Command): void {
           [
             `${rows} rows (${ok} ok, ${failed} failed) of run ${manifest.run} as ${format} in ${resolve(to)}, ${(bytes / 1e6).toFixed(1)} MB:`,
             ...files.map((file) => `  ${file.name}`),
-            ...view.unfinished.map((retry) => `without ${retry}, which is not finished`),
+            ...table.views
+              .flatMap(({ unfinished }) => unfinished)
+              .map((retry) => `without ${retry}, which is not finished`),
           ].join('\n'),
         );
         return exitCodes.done;

@@ -5,7 +5,7 @@ import type { SettingName } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
 import { driveRun } from './drive.ts';
-import { openOutput, planNewRun } from './prepare.ts';
+import { type NewRunOptions, openOutput, planNewRun } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
 
 /** What decides a run's rows. */
@@ -18,6 +18,11 @@ export const planSettings: readonly SettingName[] = [
   'embedding',
   'include',
   'exclude',
+  'archives',
+  'uriColumn',
+  'idColumn',
+  'columns',
+  'reuse',
   'shardSize',
   'maxPixels',
   'maxBytes',
@@ -34,23 +39,33 @@ export const workSettings: readonly SettingName[] = [
   'graceMs',
 ];
 export const queueSettings: readonly SettingName[] = ['redis', 'queue', 'highWater', 'attempts'];
+/** What the process that reads images may do. */
+export const readSettings: readonly SettingName[] = [
+  'allowFiles',
+  'allowHosts',
+  'webPerHost',
+  'webPerSecond',
+];
 export const placeSettings: readonly SettingName[] = ['cacheDir', 's3Endpoint', 's3Region'];
 
 export function addIndexCommand(program: Command): void {
   addCommand(program, 'index', {
     summary: 'index a source: plan it, embed every image here, and finish the run',
-    arguments: [['<source>', 'a folder or s3://bucket/prefix']],
-    settings: [...planSettings, ...workSettings, ...queueSettings, ...placeSettings],
-    options: [['--run <id>', 'name of the run (default: the time)']],
+    arguments: sourceArguments,
+    settings: [...planSettings, ...workSettings, ...readSettings, ...queueSettings, ...placeSettings],
+    options: runOptions,
     examples: [
       'lensmill index ~/Pictures --output ./index',
       'lensmill index s3://photos/2024/ --output s3://indexes/photos --device cuda',
+      'lensmill index shards/*.tar --output ./index',
+      'lensmill index urls.csv --columns caption --output ./index',
+      'lensmill index s3://photos/2024/ --since latest --output s3://indexes/photos',
       "lensmill index ./archive --output ./index --model ./resnet152.safetensors --exclude 'thumbs/**'",
     ],
-    async act(context, [source = ''], { run: id }) {
+    async act(context, sources, options) {
       const store = await openOutput(context.settings);
       try {
-        const run = await planNewRun(context, store, source, id as string | undefined); // commander's own type
+        const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
         return await finishRun(context, store, run);
       } finally {
         await store.close();
@@ -58,6 +73,20 @@ export function addIndexCommand(program: Command): void {
     },
   });
 }
+
+export const sourceArguments: readonly [string, string][] = [
+  [
+    '<source...>',
+    'a folder, s3://bucket/prefix, a tar, zip or list (csv, jsonl, parquet) there or on the web',
+  ],
+];
+export const runOptions: readonly [string, string][] = [
+  ['--run <id>', 'name of the run (default: the time)'],
+  [
+    '--since <run>',
+    'only what is new, changed or gone since that run; `latest`: the newest of this source and model',
+  ],
+];
 
 /** Drives a planned run to its end and reports it. */
 export async function finishRun(context: Context, store: Store, run: Run): Promise<ExitCode> {

@@ -1,20 +1,31 @@
 /** From a command's arguments to a planned run: everything that can be wrong is found before an image is read. */
 import { randomBytes } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { isRetryId, isRunId, retryNumber } from '../layout.ts';
 import { type Model, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
-import { planRun } from '../plan.ts';
+import { type Lister, planRun } from '../plan.ts';
 import { failedItems } from '../retry.ts';
-import { claimRun, type Run, type RunRequest } from '../run.ts';
-import { type Settings, s3OptionsOf } from '../settings.ts';
-import { DEFAULT_INCLUDE } from '../sources/globs.ts';
-import { openSource } from '../sources/open-source.ts';
+import {
+  claimRun,
+  findSuccess,
+  listRuns,
+  type Run,
+  type RunRequest,
+  readRequest,
+  readSuccess,
+  sourceName,
+} from '../run.ts';
+import { type Settings, s3OptionsOf, sourceOptionsOf } from '../settings.ts';
+import { changedItems } from '../since.ts';
+import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Source } from '../sources/source.ts';
 import { atStep } from '../steps.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
+import { openTable, tableRows } from '../table.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
 import { publishWeights } from '../weights.ts';
@@ -50,6 +61,13 @@ export async function loadModel(
   }
 }
 
+export interface NewRunOptions {
+  /** Its id; default: the time. */
+  run?: string | undefined;
+  /** The run that it goes on from, or 'latest': the newest finished one of the same source and model, if there is one. */
+  since?: string | undefined;
+}
+
 /**
  * Claims a new run and plans it. Throws ConfigError: 'run-exists', 'bad-run-id', and those of the device, source and
  * model that the settings name.
@@ -57,10 +75,11 @@ export async function loadModel(
 export async function planNewRun(
   context: Context,
   store: Store,
-  sourceUri: string,
-  runId = newRunId(),
+  uris: readonly string[],
+  options: NewRunOptions = {},
 ): Promise<Run> {
   const { settings, log } = context;
+  const { run: runId = newRunId() } = options;
   if (!isRunId(runId)) {
     throw new ConfigError(
       'bad-run-id',
@@ -74,8 +93,14 @@ export async function planNewRun(
     );
   }
   resolveDevice(settings.device);
-  const globs = { include: settings.include ?? [...DEFAULT_INCLUDE], exclude: settings.exclude ?? [] };
-  const source = openSource(sourceUri, globs, s3OptionsOf(settings));
+  const spec = {
+    uris: uris.map(sourceUri),
+    include: settings.include ?? null,
+    exclude: settings.exclude ?? [],
+    archives: settings.archives,
+    list: { uri: settings.uriColumn ?? null, id: settings.idColumn ?? null, keep: settings.columns ?? [] },
+  };
+  const source = openSource(spec, sourceOptionsOf(settings));
   try {
     await source.probe();
   } finally {
@@ -87,7 +112,9 @@ export async function planNewRun(
     run: runId,
     lensmill: version,
     retryOf: null,
-    source: { uri: source.uri, ...globs },
+    since: null,
+    reuse: settings.reuse === 'output',
+    source: spec,
     model: model.identity,
     weightsKey: await publishWeights(store, model),
     topK: settings.topK,
@@ -97,23 +124,38 @@ export async function planNewRun(
     maxBytes: settings.maxBytes,
     createdAt: new Date().toISOString(),
   };
+  if (options.since !== undefined) request.since = await findBase(store, request, options.since);
   await claimRun(store, request);
   atStep('run claimed', runId);
-  log.info({ run: runId, source: source.uri, output: store.uri, model: model.identity.ref }, 'run start');
+  const { since } = request;
+  log.info(
+    {
+      run: runId,
+      ...(since && { since }),
+      source: sourceName(request),
+      output: store.uri,
+      model: model.identity.ref,
+    },
+    'run start',
+  );
   return completePlan(context, store, request);
 }
 
 /** Plans a claimed run, or what its planner left undone. */
 export async function completePlan(context: Context, store: Store, request: RunRequest): Promise<Run> {
   const { settings, log, terminal, interrupted } = context;
-  const source = openSource(request.source.uri, request.source, s3OptionsOf(settings));
+  const source = openSource(request.source, sourceOptionsOf(settings));
   try {
     await source.probe();
-    const run = await planRun(store, await listerOf(store, source, request), request, {
+    const { lister, rowsBefore } = await listerOf(store, source, request);
+    const run = await planRun(store, lister, request, {
+      rowsBefore,
       signal: interrupted,
       onProgress: ({ items }) => terminal.show(`planning: ${items.toLocaleString('en-US')} images found`),
     });
-    log.info({ run: run.run, items: run.items, shards: run.shards, skipped: run.skipped }, 'run planned');
+    const { items, shards, skipped, replaced, gone, kept } = run;
+    const changes = run.since !== null && { new: items - replaced, changed: replaced - gone, gone, kept };
+    log.info({ run: run.run, items, shards, skipped, ...changes }, 'run planned');
     return run;
   } finally {
     terminal.show(undefined);
@@ -121,14 +163,58 @@ export async function completePlan(context: Context, store: Store, request: RunR
   }
 }
 
-/** What a run is planned from: its source, or of a retry what still failed when it was claimed. */
+/** What a run is planned from: its source; what changed there; or of a retry what still failed when it was claimed. */
 async function listerOf(
   store: Store,
   source: Source,
-  { run, retryOf, retryCodes }: Pick<RunRequest, 'run' | 'retryOf' | 'retryCodes'>,
-): Promise<Pick<Source, 'uri' | 'list'>> {
-  if (retryOf === null) return source;
-  return failedItems(store, await openView(store, retryOf, retryNumber(retryOf, run)), source, retryCodes);
+  request: RunRequest,
+): Promise<{ lister: Lister; rowsBefore: number }> {
+  const { run, retryOf, retryCodes, since } = request;
+  if (retryOf !== null) {
+    const view = await openView(store, retryOf, retryNumber(retryOf, run));
+    return { lister: failedItems(store, view, source, retryCodes), rowsBefore: 0 };
+  }
+  if (since === null) return { lister: source, rowsBefore: 0 };
+  const table = await openTable(store, since);
+  const rowsBehind = (after?: string) => tableRows(store, table, after);
+  return { lister: changedItems(source, rowsBehind, request), rowsBefore: table.rows };
+}
+
+/**
+ * The run that an increment goes on from; null where `latest` finds none. Throws ConfigError 'no-run', 'not-finished', and
+ * 'other-source' or 'other-model' where its rows are of another kind.
+ */
+async function findBase(store: Store, request: RunRequest, asked: string): Promise<string | null> {
+  if (asked === 'latest') {
+    let latest: RunRequest | undefined;
+    for (const id of await listRuns(store)) {
+      const other = await readRequest(store, id);
+      if (other.retryOf !== null || differenceOf(other, request) || !(await findSuccess(store, id))) continue;
+      if (!latest || other.createdAt > latest.createdAt) latest = other;
+    }
+    return latest?.run ?? null;
+  }
+  await readSuccess(store, asked);
+  const base = await readRequest(store, asked);
+  if (base.retryOf !== null)
+    throw new ConfigError('since-retry', `${asked} is a retry: --since ${base.retryOf} has its rows too`);
+  const difference = differenceOf(base, request);
+  if (difference) throw new ConfigError(`other-${difference.what}`, difference.why);
+  return asked;
+}
+
+/** Why one run cannot go on from another. */
+function differenceOf(base: RunRequest, request: RunRequest): { what: string; why: string } | undefined {
+  if (!isDeepStrictEqual(base.source.uris, request.source.uris)) {
+    const why = `run ${base.run} is of ${sourceName(base)}, not of ${sourceName(request)}: name the same source, or leave out --since`;
+    return { what: 'source', why };
+  }
+  const kindOf = ({ model, topK, embedding }: RunRequest): string =>
+    `${model.ref} ${model.precision} (${model.fingerprint.slice(0, 12)}), top ${topK}, ${embedding}`;
+  if (kindOf(base) === kindOf(request) && base.model.fingerprint === request.model.fingerprint)
+    return undefined;
+  const why = `run ${base.run} is by ${kindOf(base)}, this one by ${kindOf(request)}: rows of both cannot be one table; leave out --since`;
+  return { what: 'model', why };
 }
 
 /** Sorts by time: `20261124-091233-3fa2`. */

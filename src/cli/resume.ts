@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { findSuccess, readRequest } from '../run.ts';
 import { addCommand, required } from './command.ts';
 import { enqueueRun } from './enqueue.ts';
-import { finishRun, placeSettings, queueSettings, workSettings } from './index.ts';
+import { finishRun, placeSettings, queueSettings, readSettings, workSettings } from './index.ts';
 import { completePlan, openOutput } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
 
@@ -12,7 +12,7 @@ export function addResumeCommand(program: Command): void {
     summary:
       'finish a run that was stopped: plans on, and does exactly the shards that the store does not hold',
     arguments: [['<run>', 'id of the run']],
-    settings: ['output', ...workSettings, ...queueSettings, ...placeSettings],
+    settings: ['output', ...workSettings, ...readSettings, ...queueSettings, ...placeSettings],
     options: [['--enqueue', 'only enqueue what is left: workers elsewhere do it']],
     examples: [
       'lensmill resume 20261124-091233-3fa2 --output ./index',

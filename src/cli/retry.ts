@@ -10,7 +10,7 @@ import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
 import { openView, type View } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
-import { finishRun, placeSettings, queueSettings, workSettings } from './index.ts';
+import { finishRun, placeSettings, queueSettings, readSettings, workSettings } from './index.ts';
 import { completePlan, openOutput } from './prepare.ts';
 
 export function addRetryCommand(program: Command): void {
@@ -18,7 +18,7 @@ export function addRetryCommand(program: Command): void {
     summary:
       "do a finished run's failed images again, as they are now; their new rows replace the failed ones",
     arguments: [['<run>', 'id of the run']],
-    settings: ['output', ...workSettings, ...queueSettings, ...placeSettings],
+    settings: ['output', ...workSettings, ...readSettings, ...queueSettings, ...placeSettings],
     options: [
       ['--failed', 'the failed images: the only ones that can be done again'],
       ['--code <codes...>', 'only those that failed by one of these: timeout, read-failed …'],
@@ -79,6 +79,7 @@ async function claimRetry(
     run: retryId(id, last ? (retryNumber(id, last.run.run) ?? 0) + 1 : 1),
     lensmill: version,
     retryOf: id,
+    since: null,
     ...(codes && { retryCodes: codes }),
     createdAt: new Date().toISOString(),
   };

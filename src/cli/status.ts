@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
 import { checkRedis, openQueue, type RunState } from '../queue.ts';
-import { findRun, findSuccess, listRuns, readRequest } from '../run.ts';
+import { findRun, findSuccess, listRuns, readRequest, sourceName } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { listRetries } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
@@ -71,7 +71,12 @@ export function addStatusCommand(program: Command): void {
 async function readStatus(store: Store, id: string): Promise<RunStatus> {
   const request = await readRequest(store, id);
   const { retryOf } = request;
-  const base = { run: id, source: request.source.uri, model: request.model.ref, ...(retryOf && { retryOf }) };
+  const base = {
+    run: id,
+    source: sourceName(request),
+    model: request.model.ref,
+    ...(retryOf && { retryOf }),
+  };
   const run = await findRun(store, id);
   if (!run) return { ...base, state: 'planning', shards: 0, committed: 0, items: 0 };
   const { shards, items } = run;

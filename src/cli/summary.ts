@@ -1,6 +1,6 @@
 /** What a finished run tells its user. */
 import pc from 'picocolors';
-import type { Run, Success } from '../run.ts';
+import { type Run, type Success, sourceName } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { type ExitCode, exitCodes } from './command.ts';
 import { formatSeconds } from './progress.ts';
@@ -21,7 +21,8 @@ export function summarize(
   success: Success,
   work?: { elapsedMs: number; device: string },
 ): { json: object; text: string } {
-  const { items, ok, failed, failures } = success;
+  const { items, ok, failed, gone, reused, failures } = success;
+  const { replaced, kept, since } = run;
   const seconds = work && work.elapsedMs / 1000;
   const reasons = Object.entries(failures)
     .toSorted(([, a], [, b]) => b - a)
@@ -32,10 +33,16 @@ export function summarize(
   const lines = [
     `run     ${run.run}`,
     ...(run.retryOf === null
-      ? [`images  ${number(items)}: ${number(ok)} embedded, ${number(failed)} failed${because}`]
+      ? [`images  ${number(items - gone)}: ${number(ok)} embedded, ${number(failed)} failed${because}`]
       : [
           `retried ${number(items)} failed images of run ${run.retryOf}: ${number(ok)} mended, ${number(failed)} failed again${because}`,
         ]),
+    ...(since === null
+      ? []
+      : [
+          `since   ${since}: ${number(items - replaced)} new, ${number(replaced - gone)} changed, ${number(gone)} gone, ${number(kept)} as they were`,
+        ]),
+    ...(reused > 0 ? [`reused  ${number(reused)} whose bytes were known already`] : []),
     ...(seconds === undefined
       ? []
       : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
@@ -48,7 +55,7 @@ export function summarize(
       run: run.run,
       ...(run.retryOf !== null && { retryOf: run.retryOf, mended: ok }),
       output: store.uri,
-      source: run.source.uri,
+      source: sourceName(run),
       model: run.model.ref,
       fingerprint: run.model.fingerprint,
       untrained: run.model.untrained,
@@ -56,6 +63,8 @@ export function summarize(
       ok,
       failed,
       failures,
+      reused,
+      ...(since !== null && { since, new: items - replaced, changed: replaced - gone, gone, kept }),
       skipped: run.skipped,
       ...(work && seconds && { device: work.device, seconds, imagesPerSecond: items / seconds }),
     },

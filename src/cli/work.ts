@@ -4,13 +4,13 @@ import { superviseWorker } from '../../workers/supervisor.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { addCommand, exitCodes, required } from './command.ts';
 import { openRedis, queueOf } from './drive.ts';
-import { placeSettings, workSettings } from './index.ts';
+import { placeSettings, readSettings, workSettings } from './index.ts';
 import { openOutput } from './prepare.ts';
 
 export function addWorkCommand(program: Command): void {
   addCommand(program, 'work', {
     summary: "run a worker: takes an output's shards from Redis until it is stopped with SIGTERM or Ctrl-C",
-    settings: ['output', 'redis', 'queue', ...workSettings, ...placeSettings],
+    settings: ['output', 'redis', 'queue', ...workSettings, ...readSettings, ...placeSettings],
     examples: [
       'REDIS_URL=redis://queue:6379 lensmill work --output s3://indexes/photos --device cuda',
       'lensmill work --output s3://indexes/photos --redis redis://queue:6379 --device cuda:1',

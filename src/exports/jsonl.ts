@@ -6,7 +6,7 @@ import type { ExportFile, ExportTarget } from './export-file.ts';
 
 /**
  * An ok row has id, uri, status, labels, scores, embedding (and labelNames, index for index with labels, where the names
- * are known); a failed row id, uri, status, error, message.
+ * are known); a failed row id, uri, status, error, message. Either has `extra`, an object, where something came with the image.
  */
 export async function openJsonl({ folder, index, labelNames }: ExportTarget): Promise<ExportFile> {
   const path = join(folder, `images-${String(index).padStart(5, '0')}.jsonl`);
@@ -21,7 +21,9 @@ export async function openJsonl({ folder, index, labelNames }: ExportTarget): Pr
 }
 
 function rowLine(table: PartTable, row: number, labelNames: readonly string[] | undefined): string {
-  const head = { id: table.ids[row], uri: table.uris[row], status: table.statuses[row] };
+  const extra = table.extras[row];
+  const came = extra && { extra: JSON.parse(extra) };
+  const head = { id: table.ids[row], uri: table.uris[row], status: table.statuses[row], ...came };
   if (head.status === 'failed') {
     return `${JSON.stringify({ ...head, error: table.errors[row], message: table.messages[row] })}\n`;
   }

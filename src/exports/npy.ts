@@ -15,7 +15,17 @@ import type { ExportFile, ExportTarget } from './export-file.ts';
 /** Bytes of the header: NumPy wants a multiple of 64, and a shape's digits may grow until the file is closed. */
 const headerBytes = 128;
 
-const flatColumns = ['image_path', 'id', 'etag', 'sha256', 'bytes', 'width', 'height', 'format'] as const;
+const flatColumns = [
+  'image_path',
+  'id',
+  'etag',
+  'sha256',
+  'bytes',
+  'width',
+  'height',
+  'format',
+  'extra',
+] as const;
 
 export async function openNpy({ folder, index }: ExportTarget): Promise<ExportFile> {
   await mkdir(join(folder, 'img_emb'), { recursive: true });
@@ -89,6 +99,7 @@ function metadataColumns(table: PartTable): Column[] {
     int32('width', okOf(table.widths)),
     int32('height', okOf(table.heights)),
     text('format', okOf(table.formats)),
+    text('extra', okOf(table.extras), 'nullable'),
     lists('labels', packRows(table, table.labels, topK), topK, present),
     lists('scores', packRows(table, table.scores, topK), topK, present),
   ];

@@ -9,15 +9,16 @@
  * Names that are not UTF-8 have no text form; see `escapeName`.
  */
 import { isUtf8 } from 'node:buffer';
-import { type BigIntStats, constants, type Dirent } from 'node:fs';
-import { type FileHandle, open, opendir, realpath, stat } from 'node:fs/promises';
+import type { Dirent } from 'node:fs';
+import { opendir, realpath, stat } from 'node:fs/promises';
 import pMap from 'p-map';
 import { errnoOf } from '../errno.ts';
-import { ConfigError, type FailureCode, messageOf } from '../errors.ts';
+import { ConfigError } from '../errors.ts';
 import type { Item } from '../types.ts';
 import { fileUri, fsPath, hexOf, type RawPath, rawOfText, textOfRaw } from '../uri.ts';
+import { openFileObjects } from './file-objects.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
-import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
+import type { Globs, ItemPage, Source } from './source.ts';
 
 /** Objects looked at per page. */
 const pageSize = 1000;
@@ -30,6 +31,7 @@ export class FolderSource implements Source {
   /** Ends in '/'. */
   readonly #root: RawPath;
   readonly #globs: GlobFilter;
+  readonly #files = openFileObjects();
 
   /** `root` is an absolute path. Throws ConfigError 'bad-glob'. */
   constructor(root: string, globs: Globs) {
@@ -80,33 +82,9 @@ export class FolderSource implements Source {
     if (keys.length + skipped > 0) yield { items: await this.#itemsOf(keys), skipped };
   }
 
-  async read(
-    item: Item,
-    { maxBytes, signal }: { maxBytes: number; signal?: AbortSignal },
-  ): Promise<Uint8Array> {
-    signal?.throwIfAborted();
-    let file: FileHandle | undefined;
-    try {
-      // O_NONBLOCK: should the file have become a FIFO, opening it would wait for a writer, in one of libuv's few threads.
-      const path = fsPath(this.#pathOf(rawOfText(item.id)));
-      file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
-      const stats = await file.stat({ bigint: true });
-      if (!stats.isFile()) throw new ReadError('not-found', 'no longer a file');
-      const isSame = item.etag === '' || item.etag === etagOf(stats);
-      if (!isSame)
-        throw new ReadError('changed', `${item.size} bytes when listed, now ${stats.size}, or another mtime`);
-      if (stats.size > maxBytes)
-        throw new ReadError('too-many-bytes', `${stats.size} bytes, the limit is ${maxBytes}`);
-      const bytes = await file.readFile(signal ? { signal } : {});
-      if (BigInt(bytes.length) !== stats.size)
-        throw new ReadError('changed', 'its size changed while it was read');
-      return bytes;
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw error instanceof ReadError ? error : explainRead(error);
-    } finally {
-      await file?.close();
-    }
+  read(item: Item, { maxBytes, signal }: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array> {
+    const uri = fileUri(this.#pathOf(rawOfText(item.id)));
+    return this.#files.read(uri, { etag: item.etag, maxBytes, signal });
   }
 
   async refresh(item: Item): Promise<Item> {
@@ -114,21 +92,18 @@ export class FolderSource implements Source {
     return now.etag === '' ? item : now;
   }
 
-  async close(): Promise<void> {}
+  close(): Promise<void> {
+    return this.#files.close();
+  }
 
   #itemsOf(keys: string[]): Promise<Item[]> {
     return pMap(keys, (key) => this.#itemOf(key), { concurrency });
   }
 
   async #itemOf(key: string): Promise<Item> {
-    const path = this.#pathOf(key);
-    const item = { id: textOfRaw(key), uri: fileUri(path) };
-    try {
-      const stats = await stat(fsPath(path), { bigint: true });
-      return { ...item, etag: etagOf(stats), size: Number(stats.size) };
-    } catch {
-      return { ...item, etag: '', size: 0 }; // a dangling link, a loop of links, no access: `read` says which
-    }
+    const uri = fileUri(this.#pathOf(key));
+    const unknown = { etag: '', size: 0 }; // a dangling link, a loop of links, no access: `read` says which
+    return { id: textOfRaw(key), uri, ...(await this.#files.stat(uri).catch(() => unknown)) };
   }
 
   #pathOf(key: string): RawPath {
@@ -218,10 +193,6 @@ export function unescapeName(name: RawPath): RawPath {
 /** U+FFFD in UTF-8. */
 const escapeMark: RawPath = '\xEF\xBF\xBD';
 
-function etagOf(stats: BigIntStats): string {
-  return `${stats.size.toString(16)}-${stats.mtimeNs.toString(16)}`;
-}
-
 function withSlash(path: RawPath): RawPath {
   return path.endsWith('/') ? path : `${path}/`;
 }
@@ -248,23 +219,3 @@ function explainList(error: unknown, path: RawPath, key: RawPath): unknown {
       return error;
   }
 }
-
-function explainRead(error: unknown): ReadError {
-  const code = errnoOf(error) ?? '';
-  const options = { cause: error };
-  const failure = failures.get(code);
-  return failure
-    ? new ReadError(failure, messageOf(error), options)
-    : new ReadError('read-failed', messageOf(error), { ...options, transient: true });
-}
-
-/** ENXIO: a FIFO or socket now. EISDIR: a folder. ELOOP: links that lead to each other. */
-const failures = new Map<string, FailureCode>([
-  ['ENOENT', 'not-found'],
-  ['ENOTDIR', 'not-found'],
-  ['EISDIR', 'not-found'],
-  ['ELOOP', 'not-found'],
-  ['ENXIO', 'not-found'],
-  ['EACCES', 'access-denied'],
-  ['EPERM', 'access-denied'],
-]);

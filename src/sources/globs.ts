@@ -29,6 +29,8 @@ export function compileGlobs({ include, exclude }: Globs): GlobFilter {
 
 function compile(globs: readonly string[]): (id: string) => boolean {
   const matchers = globs.map((glob) => {
+    // picomatch's own matches no '.' or '..' between slashes, which the ids of a list may have.
+    if (glob === '**') return () => true;
     try {
       // 's': a newline is a character like any other, in ids too.
       return picomatch(glob, { nocase: true, dot: true, flags: 'is' });

@@ -1,22 +1,23 @@
 /** Items from the objects below an S3 prefix. An id is the key below the prefix; the order is S3's own. */
-import { ConfigError, type FailureCode } from '../errors.ts';
+import { ConfigError } from '../errors.ts';
 import { Bucket, type S3Options } from '../s3.ts';
-import { S3Error, type S3ErrorCode } from '../s3-errors.ts';
+import { listInParallel } from '../s3-listing.ts';
 import type { Item } from '../types.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
+import type { Objects } from './objects.ts';
+import { openS3Objects } from './s3-objects.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
 
 export class S3Source implements Source {
   readonly uri: string;
   readonly #bucket: Bucket;
-  /** Sends each request once: who reads items repeats them. */
-  readonly #reader: Bucket;
+  readonly #objects: Objects;
   readonly #globs: GlobFilter;
 
   /** Throws ConfigError: 'bad-uri', 'bad-endpoint', 'bad-glob'. */
   constructor(uri: string, globs: Globs, options: S3Options) {
     this.#bucket = new Bucket(uri, options);
-    this.#reader = new Bucket(uri, { ...options, maxAttempts: 1 });
+    this.#objects = openS3Objects(options);
     this.uri = this.#bucket.uri;
     this.#globs = compileGlobs(globs);
   }
@@ -26,7 +27,7 @@ export class S3Source implements Source {
   }
 
   async *list({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<ItemPage> {
-    for await (const page of this.#bucket.list({ after, signal })) {
+    for await (const page of listInParallel(this.#bucket, { after, signal })) {
       const items = page
         .filter((object) => !isFolderMarker(object) && this.#globs.isItem(object.key))
         .map(({ key, etag, size }): Item => ({ id: key, uri: `${this.uri}/${key}`, etag, size }));
@@ -41,11 +42,7 @@ export class S3Source implements Source {
     signal?.throwIfAborted();
     if (item.size > maxBytes)
       throw new ReadError('too-many-bytes', `${item.size} bytes, the limit is ${maxBytes}`);
-    try {
-      return await this.#reader.get(item.id, { etag: item.etag, maxBytes, signal });
-    } catch (error) {
-      throw explainRead(error);
-    }
+    return this.#objects.read(`${this.uri}/${item.id}`, { etag: item.etag, maxBytes, signal });
   }
 
   async refresh(item: Item): Promise<Item> {
@@ -60,7 +57,7 @@ export class S3Source implements Source {
 
   async close(): Promise<void> {
     this.#bucket.close();
-    this.#reader.close();
+    await this.#objects.close();
   }
 }
 
@@ -68,24 +65,3 @@ export class S3Source implements Source {
 function isFolderMarker({ key, size }: { key: string; size: number }): boolean {
   return size === 0 && (key === '' || key.endsWith('/'));
 }
-
-/** What is wrong with the item becomes a ReadError; a bucket that is gone or a key that expired concerns them all. */
-function explainRead(error: unknown): unknown {
-  const options = { cause: error };
-  if (error instanceof S3Error) return new ReadError(failures[error.code], error.message, options);
-  if (!(error instanceof ConfigError)) return error;
-  if (error.code === 'access-denied') return new ReadError('access-denied', error.message, options);
-  if (error.code === 'store-unreachable')
-    return new ReadError('read-failed', error.message, { ...options, transient: true });
-  return error;
-}
-
-const failures: Record<S3ErrorCode, FailureCode> = {
-  'not-found': 'not-found',
-  'precondition-failed': 'changed',
-  'too-many-bytes': 'too-many-bytes',
-  conflict: 'read-failed',
-  'out-of-range': 'read-failed',
-  unsupported: 'read-failed',
-  unexpected: 'read-failed',
-};

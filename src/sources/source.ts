@@ -3,6 +3,7 @@
  * test/sources.test.ts holds every member to this contract.
  */
 import type { FailureCode } from '../errors.ts';
+import type { S3Options } from '../s3.ts';
 import type { Item } from '../types.ts';
 
 export interface Source {
@@ -25,7 +26,8 @@ export interface Source {
 
   /**
    * An item's bytes, in a buffer of their own, so that it can be transferred to another thread. Throws ReadError;
-   * `transient` says whether another attempt may cure it. Reads once: the lane retries.
+   * `transient` says whether another attempt may cure it. Reads once: the lane retries, and its signal bounds the time that
+   * a read may take; on the web, where an item may wait long for its turn, the source bounds it.
    * An item whose etag is not what was listed is 'changed'; one over `maxBytes` is 'too-many-bytes' and is not read.
    * Throws ConfigError where not the item but the whole source is at fault ('bad-credentials', 'no-bucket'), so that a
    * key that expires fails a shard, not a million rows. An aborted read throws the signal's reason.
@@ -46,6 +48,50 @@ export interface ItemPage {
   items: Item[];
   /** Objects on this page that the globs left out, or that are no files; a folder that is left out whole counts as one. */
   skipped: number;
+}
+
+/** What a run's items come from: all that decides which they are, and none of it secret. */
+export interface SourceSpec {
+  /** One or more, as `Source.uri` has them. */
+  uris: readonly string[];
+  /** Null: the usual extensions of images, and everything that a list names. */
+  include: readonly string[] | null;
+  exclude: readonly string[];
+  /** Open the archives that are found below a folder or prefix. One that is named by a URI itself is always opened. */
+  archives: boolean;
+  /** How to read those that are lists. */
+  list: ListColumns;
+}
+
+/** Columns of a list (CSV, JSONL, Parquet). */
+export interface ListColumns {
+  /** Null: `uri`, `url`, `path` or `file`, whichever is there. */
+  uri: string | null;
+  /** Null: the URI is the id. */
+  id: string | null;
+  /** Carried to the output, in each row's `extra`. */
+  keep: readonly string[];
+}
+
+/** What the process that reads may and shall do; never part of a run, which whoever can write to the store could change. */
+export interface SourceOptions {
+  s3: S3Options;
+  web: WebOptions;
+  /** `file:` URIs and paths in a list are read. */
+  allowFiles: boolean;
+}
+
+export interface WebOptions {
+  /** Hosts that may be reached although their address is private, loopback, link-local …: `host` or `host:port`. */
+  allowHosts: readonly string[];
+  /** Requests at once to one host, of all lanes of a worker together. */
+  perHost: number;
+  /** Requests a second to one host, of all lanes together; 0: as many as `perHost` gives. */
+  perSecond: number;
+  /** For the headers, for each next piece of a body, and for a read as a whole from its turn on. */
+  timeoutMs: number;
+  /** Where the lanes of a worker count their requests together (host-gate.ts); absent: this thread alone. */
+  gate?: SharedArrayBuffer;
 }
 
 /** Globs over ids, picomatch syntax, case-insensitive. An id is an item if some `include` and no `exclude` matches. */

@@ -52,9 +52,11 @@ export async function benchWrite(report: (figure: WriteFigure) => void): Promise
       const parts = Array.from({ length: exportedParts }, (_, shard) => ({
         key: `part-${shard}`,
         replaced: [],
+        dropped: [],
       }));
       const started = performance.now();
       const manifest = await exportRun({
+        run: 'bench',
         store: { read: async () => part },
         parts,
         to,

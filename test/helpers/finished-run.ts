@@ -9,7 +9,7 @@ import { partKey, successKey } from '../../src/layout.ts';
 import { openPlan } from '../../src/page.ts';
 import { encodePart } from '../../src/part.ts';
 import { type Lister, planRun } from '../../src/plan.ts';
-import { claimRun, type Run, type RunRequest } from '../../src/run.ts';
+import { claimRun, type Run, type RunRequest, sourceName } from '../../src/run.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { Item, Outcome, Provenance, ShardRows } from '../../src/types.ts';
 import { compareBytewise } from '../../src/uri.ts';
@@ -24,18 +24,20 @@ export interface RunMakings {
   ends: Ends;
   lister?: Lister;
   request?: Partial<RunRequest>;
+  /** Of an increment. */
+  rowsBefore?: number;
 }
 
 /** Four rows a part, unless the request says otherwise. */
 export async function makeFinishedRun(
   store: Store,
   id: string,
-  { ends, lister, request }: RunMakings,
+  { ends, lister, request, rowsBefore = 0 }: RunMakings,
 ): Promise<FinishedRun> {
   const asked = makeRequest(id, request);
   await claimRun(store, asked);
   const ids = Object.keys(ends).toSorted(compareBytewise);
-  const run = await planRun(store, lister ?? listerOf(itemsOf(ids)), asked);
+  const run = await planRun(store, lister ?? listerOf(itemsOf(ids)), asked, { rowsBefore });
   return { run, success: await finish(store, run, ends) };
 }
 
@@ -71,7 +73,7 @@ export function makePart(
   const { topK, model } = run;
   const rows: ShardRows = {
     items,
-    outcomes: items.map(({ id }) => outcomeOf(id, ends[id] ?? 'ok')),
+    outcomes: items.map(({ id, gone }) => (gone ? { status: 'gone' } : outcomeOf(id, ends[id] ?? 'ok'))),
     embeddings: new Float32Array(items.length * model.dimension),
     scores: new Float32Array(items.length * topK).fill(0.1),
     labels: new Int32Array(items.length * topK).fill(7),
@@ -79,10 +81,10 @@ export function makePart(
   for (const [row, { id }] of items.entries()) {
     rows.embeddings.fill(embeddingValue(run.run, id), row * model.dimension, (row + 1) * model.dimension);
   }
-  const made = { run: run.run, shard, lensmill: run.lensmill, source: run.source.uri, model, topK };
+  const made = { run: run.run, shard, lensmill: run.lensmill, source: sourceName(run), model, topK };
   return encodePart(
     rows,
-    { ...made, device: 'cpu', batch: 8, ...provenance },
+    { ...made, device: 'cpu', batch: 8, reused: 0, ...provenance },
     { dimension: model.dimension, topK, embeddingType: run.embedding },
   );
 }

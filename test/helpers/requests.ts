@@ -2,14 +2,21 @@
 import { identify } from '../../src/models/identity.ts';
 import { imagenetPreprocessing } from '../../src/models/presets.ts';
 import type { RunRequest } from '../../src/run.ts';
-import { DEFAULT_INCLUDE } from '../../src/sources/globs.ts';
 import { version } from '../../src/version.ts';
 
 export function makeRequest(run: string, changes: Partial<RunRequest> = {}): RunRequest {
   return {
     v: 1,
     run,
-    source: { uri: 'file:///nowhere', include: [...DEFAULT_INCLUDE], exclude: [] },
+    since: null,
+    reuse: false,
+    source: {
+      uris: ['file:///nowhere'],
+      include: null,
+      exclude: [],
+      archives: false,
+      list: { uri: null, id: null, keep: [] },
+    },
     model: identify({
       ref: 'random:0:1-1-1-1',
       architecture: 'resnet-1-1-1-1',

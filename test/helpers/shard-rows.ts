@@ -61,6 +61,7 @@ export function makeProvenance(change: Partial<Provenance> = {}): Provenance {
     topK: 5,
     device: 'cpu, onnxruntime 1.30.0',
     batch: 8,
+    reused: 0,
     ...change,
   };
 }

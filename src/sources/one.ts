@@ -1,0 +1,43 @@
+/** A single picture on the web. Its id is the last segment of its path. */
+import type { Item } from '../types.ts';
+import { explainList } from './archive-source.ts';
+import type { Objects } from './objects.ts';
+import type { ItemPage, Source } from './source.ts';
+
+export class OneSource implements Source {
+  readonly uri: string;
+  readonly #objects: Objects;
+
+  /** `objects` is this source's, and closed with it. */
+  constructor(uri: string, objects: Objects) {
+    this.uri = uri;
+    this.#objects = objects;
+  }
+
+  async probe(): Promise<void> {
+    await this.#stat();
+  }
+
+  async *list({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<ItemPage> {
+    const id = new URL(this.uri).pathname.split('/').at(-1) || 'index';
+    if (after === undefined)
+      yield { items: [{ id, uri: this.uri, ...(await this.#stat(signal)) }], skipped: 0 };
+  }
+
+  read(item: Item, { maxBytes, signal }: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array> {
+    return this.#objects.read(item.uri, { etag: item.etag, maxBytes, signal });
+  }
+
+  close(): Promise<void> {
+    return this.#objects.close();
+  }
+
+  async #stat(signal?: AbortSignal): Promise<Pick<Item, 'etag' | 'size'>> {
+    try {
+      return await this.#objects.stat(this.uri, { signal });
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw explainList(error, this.uri);
+    }
+  }
+}
