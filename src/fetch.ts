@@ -28,7 +28,7 @@ export async function fetchItem(
   try {
     const content = await pRetry(
       () => {
-        // On the web an item may wait long for its turn; there the read itself is bounded (sources/web-client.ts).
+        // On the web an item may wait long for its turn; there the read itself is bounded (objects/web-client.ts).
         const bounds = [...(signal ? [signal] : []), ...(isWeb ? [] : [AbortSignal.timeout(timeoutMs)])];
         return source.read(item, { maxBytes, signal: AbortSignal.any(bounds) });
       },

@@ -5,12 +5,12 @@
  * kind of device wrote the same object, and a commit can tell its own part from another's by SHA-256.
  */
 import { z } from 'zod';
+import { publicUri } from './archives/archive.ts';
 import { type Failure, type FailureCode, messageOf } from './errors.ts';
 import { toHalf } from './models/half.ts';
 import { identitySchema } from './models/identity.ts';
 import { encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
 import { type ParquetFooter, parquetFooter, readColumns, readParquetEnd } from './parquet-ranges.ts';
-import { publicUri } from './sources/archive.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance, ShardRows } from './types.ts';
 

@@ -71,14 +71,14 @@ export async function planRun(
     add(page);
   }
   if (!isListed) {
-    let pending: Item[] = [];
+    const pending: Item[] = [];
     let skipped = 0;
     for await (const listed of source.list({
       ...(after !== undefined && { after }),
       ...(signal && { signal }),
     })) {
       signal?.throwIfAborted();
-      pending = pending.concat(listed.items);
+      for (const item of listed.items) pending.push(item);
       skipped += listed.skipped;
       for (; pending.length >= pageItems; skipped = 0) await write(pending.splice(0, pageItems), skipped);
     }

@@ -4,6 +4,7 @@
  * Paths are handled as `RawPath`: a string with one character per *byte* (Latin-1). A file name on Linux is bytes, not
  * text; this form holds all of them, and comparing two such strings with `<` orders them bytewise, as S3 orders keys.
  */
+import { isUtf8 } from 'node:buffer';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ConfigError, messageOf } from './errors.ts';
@@ -61,6 +62,27 @@ export function compareBytewise(a: string, b: string): number {
 export function textOfRaw(path: RawPath): string {
   return isPlain(path) ? path : Buffer.from(path, 'latin1').toString('utf8');
 }
+
+/**
+ * A name as it stands in ids. UTF-8 stands as it is; in any other name, each byte that is not ASCII is written as U+FFFD
+ * and two hex digits ('caf�E9.jpg'). A name that has U+FFFD itself is escaped too, so that two names never share an id
+ * and `unescapeName` finds the bytes again.
+ */
+export function escapeName(name: RawPath): RawPath {
+  const bytes = fsPath(name);
+  const isText = typeof bytes === 'string' || (isUtf8(bytes) && !name.includes(escapeMark));
+  return isText ? name : name.replace(/[\x80-\xff]/g, (byte) => escapeMark + hexOf(byte));
+}
+
+/** Takes whole paths too. */
+export function unescapeName(name: RawPath): RawPath {
+  return name.replace(/\xEF\xBF\xBD([0-9A-F]{2})/g, (_, hex) =>
+    String.fromCharCode(Number.parseInt(hex, 16)),
+  );
+}
+
+/** U+FFFD in UTF-8. */
+const escapeMark: RawPath = '\xEF\xBF\xBD';
 
 /** What `node:fs` takes for a path: a Buffer where the bytes may not be UTF-8. */
 export function fsPath(path: RawPath): string | Buffer {

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { expect, test } from 'vitest';
-import { isPublic, openGuard, type Resolve } from '../src/sources/address-guard.ts';
+import { isPublic, openGuard, type Resolve } from '../src/objects/address-guard.ts';
 
 /** Every name is at these addresses. */
 function at(...addresses: string[]): Resolve {

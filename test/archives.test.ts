@@ -1,18 +1,18 @@
-/** What every archive promises (src/sources/archive.ts), held by each kind, in a file and in a store. */
+/** What every archive promises (src/archives/archive.ts), held by each kind, in a file and in a store. */
 import { randomUUID } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { archiveKindOf } from '../src/sources/archive-kinds.ts';
+import { archiveKindOf } from '../src/archives/archive-kinds.ts';
+import { openFileObjects } from '../src/objects/file.ts';
+import type { Objects } from '../src/objects/objects.ts';
+import { openS3Objects } from '../src/objects/s3.ts';
 import { ArchiveSource } from '../src/sources/archive-source.ts';
 import { archivesWithin } from '../src/sources/archives-within.ts';
-import { openFileObjects } from '../src/sources/file-objects.ts';
 import { FolderSource } from '../src/sources/folder.ts';
 import { DEFAULT_INCLUDE } from '../src/sources/globs.ts';
-import type { Objects } from '../src/sources/objects.ts';
 import { S3Source } from '../src/sources/s3.ts';
-import { openS3Objects } from '../src/sources/s3-objects.ts';
 import type { Globs, Source } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
 import { compareBytewise, fileUri, rawOfText } from '../src/uri.ts';

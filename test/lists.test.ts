@@ -6,11 +6,11 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { DuckDBInstance } from '@duckdb/node-api';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { isList } from '../src/lists/manifest.ts';
+import { type Entry, sortEntries } from '../src/lists/sorted.ts';
+import type { Objects } from '../src/objects/objects.ts';
+import { openObjects } from '../src/objects/open-objects.ts';
 import { ListSource } from '../src/sources/list.ts';
-import { isList } from '../src/sources/manifest.ts';
-import type { Objects } from '../src/sources/objects.ts';
-import { openObjects } from '../src/sources/open-objects.ts';
-import { type Entry, sortEntries } from '../src/sources/sorted.ts';
 import { type ListColumns, ReadError } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
 import { compareBytewise, fileUri, rawOfText } from '../src/uri.ts';
@@ -533,7 +533,7 @@ describe('sorting', () => {
     );
     const script = `
       const { ListSource } = await import(${JSON.stringify(moduleUrl('src/sources/list.ts'))});
-      const { openFileObjects } = await import(${JSON.stringify(moduleUrl('src/sources/file-objects.ts'))});
+      const { openFileObjects } = await import(${JSON.stringify(moduleUrl('src/objects/file.ts'))});
       const rss = () => process.resourceUsage().maxRSS / 1024;
       const before = rss();
       const source = new ListSource('${list}', { uri: null, id: null, keep: ['caption'] }, { include: ['**'], exclude: [] },

@@ -1,15 +1,15 @@
-/** What every member of `Objects` promises (src/sources/objects.ts), held by each of them, and what each does in its own way. */
+/** What every member of `Objects` promises (src/objects/objects.ts), held by each of them, and what each does in its own way. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
-import { openFileObjects } from '../src/sources/file-objects.ts';
-import type { Objects } from '../src/sources/objects.ts';
-import { openObjects } from '../src/sources/open-objects.ts';
-import { openS3Objects } from '../src/sources/s3-objects.ts';
-import { openWebObjects } from '../src/sources/web-objects.ts';
+import { openFileObjects } from '../src/objects/file.ts';
+import type { Objects } from '../src/objects/objects.ts';
+import { openObjects } from '../src/objects/open-objects.ts';
+import { openS3Objects } from '../src/objects/s3.ts';
+import { openWebObjects } from '../src/objects/web.ts';
 import { moduleUrl, runAsNobody } from './helpers/child.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
@@ -278,7 +278,7 @@ describe('file objects', () => {
     chmodSync(join(root, 'secret'), 0o000);
     chmodSync(root, 0o755);
     const output = await runAsNobody(`
-      import { openFileObjects } from ${JSON.stringify(moduleUrl('src/sources/file-objects.ts'))};
+      import { openFileObjects } from ${JSON.stringify(moduleUrl('src/objects/file.ts'))};
       const read = openFileObjects().read(${JSON.stringify(join(root, 'secret'))}, { etag: '', maxBytes: 9 });
       await read.catch((error) => console.log(error.name, error.code, error.transient));`);
     expect(output).toBe('ReadError access-denied false\n');

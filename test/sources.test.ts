@@ -5,11 +5,11 @@ import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, utimesSync, writ
 import { dirname, join } from 'node:path';
 import pMap from 'p-map';
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
-import { escapeName, unescapeName } from '../src/sources/folder.ts';
 import { compileGlobs, DEFAULT_INCLUDE } from '../src/sources/globs.ts';
 import { openSource, sourceUri } from '../src/sources/open-source.ts';
 import type { Globs, ItemPage, Source } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
+import { escapeName, unescapeName } from '../src/uri.ts';
 import { moduleUrl, runAsNobody } from './helpers/child.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { makeSpec, sourceDefaults } from './helpers/source-options.ts';

@@ -8,11 +8,11 @@ import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
 import { messageOf } from '../src/errors.ts';
-import { makeGate, openGate } from '../src/sources/host-gate.ts';
-import type { Objects } from '../src/sources/objects.ts';
+import { makeGate, openGate } from '../src/objects/host-gate.ts';
+import type { Objects } from '../src/objects/objects.ts';
+import { openWebObjects } from '../src/objects/web.ts';
+import { hasCredentials, publicUrl } from '../src/objects/web-url.ts';
 import type { WebOptions } from '../src/sources/source.ts';
-import { openWebObjects } from '../src/sources/web-objects.ts';
-import { hasCredentials, publicUrl } from '../src/sources/web-url.ts';
 import { moduleUrl } from './helpers/child.ts';
 import { tempFolder } from './helpers/temp.ts';
 import { serveWeb, type WebServer } from './helpers/web-server.ts';
@@ -505,7 +505,7 @@ describe('politeness', () => {
         parentPort.postMessage({ began, results: await Promise.all(reads) });
         await objects.close();
       });`;
-    const module = moduleUrl('src/sources/web-objects.ts');
+    const module = moduleUrl('src/objects/web.ts');
     const worker = new Worker(script, { eval: true, workerData: { module, uri, count, options } });
     return new Promise((resolve, reject) => {
       worker.once('message', resolve).once('error', reject);

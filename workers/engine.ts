@@ -2,10 +2,10 @@
 import { availableParallelism } from 'node:os';
 import { type Batcher, openBatcher } from '../src/batch.ts';
 import type { Device } from '../src/devices/device.ts';
+import { makeGate } from '../src/objects/host-gate.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
 import { type Settings, sourceOptionsOf } from '../src/settings.ts';
-import { makeGate } from '../src/sources/host-gate.ts';
 import type { Store } from '../src/stores/store.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';

@@ -1,9 +1,9 @@
 /** A part's share of the proof: that it is the object that was finished, and holds its shard's images, a row each. */
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
+import { publicUri } from '../archives/archive.ts';
 import { type PartFooter, type PartTable, readPart } from '../part.ts';
 import { type Run, type Success, sourceName } from '../run.ts';
-import { publicUri } from '../sources/archive.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 

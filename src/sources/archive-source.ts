@@ -1,11 +1,12 @@
 /** Items from one archive. An id is a member's name. */
+
+import { type ArchiveKind, type Member, memberUri } from '../archives/archive.ts';
+import { type Archives, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError } from '../errors.ts';
+import type { Objects } from '../objects/objects.ts';
 import type { Item } from '../types.ts';
 import { rawOfText } from '../uri.ts';
-import { type ArchiveKind, type Member, memberUri } from './archive.ts';
-import { type Archives, openArchives } from './archive-kinds.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
-import type { Objects } from './objects.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
 
 const pageSize = 1000;

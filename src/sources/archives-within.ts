@@ -8,14 +8,15 @@
  * An archive that is damaged, or that may not be read, is one item, which fails: its members cannot be known, and a million
  * other files are not to wait for it.
  */
+
+import { archiveUriOf, type Member } from '../archives/archive.ts';
+import { archiveKindOf, archiveKinds, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError, messageOf } from '../errors.ts';
+import type { Objects } from '../objects/objects.ts';
 import type { Item } from '../types.ts';
 import { type RawPath, rawOfText } from '../uri.ts';
-import { archiveUriOf, type Member } from './archive.ts';
-import { archiveKindOf, archiveKinds, openArchives } from './archive-kinds.ts';
 import { chooseMembers, explainList, itemOf } from './archive-source.ts';
 import { compileGlobs } from './globs.ts';
-import type { Objects } from './objects.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
 
 const pageSize = 1000;

@@ -6,17 +6,16 @@
  * lost on the way: a file that cannot be examined is listed and fails when read, a folder that cannot be listed stops
  * the listing.
  *
- * Names that are not UTF-8 have no text form; see `escapeName`.
+ * Names that are not UTF-8 have no text form; see `escapeName` (uri.ts).
  */
-import { isUtf8 } from 'node:buffer';
 import type { Dirent } from 'node:fs';
 import { opendir, realpath, stat } from 'node:fs/promises';
 import pMap from 'p-map';
 import { errnoOf } from '../errno.ts';
 import { ConfigError } from '../errors.ts';
+import { openFileObjects } from '../objects/file.ts';
 import type { Item } from '../types.ts';
-import { fileUri, fsPath, hexOf, type RawPath, rawOfText, textOfRaw } from '../uri.ts';
-import { openFileObjects } from './file-objects.ts';
+import { escapeName, fileUri, fsPath, type RawPath, rawOfText, textOfRaw, unescapeName } from '../uri.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
 import type { Globs, ItemPage, Source } from './source.ts';
 
@@ -171,27 +170,6 @@ async function realFolder(path: RawPath): Promise<RawPath> {
     return path; // vanished, or not ours to look at: opening it says so
   }
 }
-
-/**
- * A name as it stands in ids. UTF-8 stands as it is; in any other name, each byte that is not ASCII is written as U+FFFD
- * and two hex digits ('caf�E9.jpg'). A name that has U+FFFD itself is escaped too, so that two names never share an id
- * and `unescapeName` finds the bytes again.
- */
-export function escapeName(name: RawPath): RawPath {
-  const bytes = fsPath(name);
-  const isText = typeof bytes === 'string' || (isUtf8(bytes) && !name.includes(escapeMark));
-  return isText ? name : name.replace(/[\x80-\xff]/g, (byte) => escapeMark + hexOf(byte));
-}
-
-/** Takes whole paths too. */
-export function unescapeName(name: RawPath): RawPath {
-  return name.replace(/\xEF\xBF\xBD([0-9A-F]{2})/g, (_, hex) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  );
-}
-
-/** U+FFFD in UTF-8. */
-const escapeMark: RawPath = '\xEF\xBF\xBD';
 
 function withSlash(path: RawPath): RawPath {
   return path.endsWith('/') ? path : `${path}/`;

@@ -7,15 +7,15 @@
  */
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { ConfigError } from '../errors.ts';
+import type { ListRow } from '../lists/columns.ts';
+import { badRow, readManifest } from '../lists/manifest.ts';
+import { type Entry, type SortOptions, sortEntries } from '../lists/sorted.ts';
+import type { Objects } from '../objects/objects.ts';
+import { hasCredentials, publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { fileUri, pathOfFileUri, type RawPath, rawOfText, schemeOf, textOfRaw } from '../uri.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
-import type { ListRow } from './list-columns.ts';
-import { badRow, readManifest } from './manifest.ts';
-import type { Objects } from './objects.ts';
-import { type Entry, type SortOptions, sortEntries } from './sorted.ts';
 import { type Globs, type ItemPage, type ListColumns, ReadError, type Source } from './source.ts';
-import { hasCredentials, publicUrl } from './web-url.ts';
 
 export interface ListOptions {
   /** The list may name files. */

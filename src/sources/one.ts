@@ -1,7 +1,8 @@
 /** A single picture on the web. Its id is the last segment of its path. */
+
+import type { Objects } from '../objects/objects.ts';
 import type { Item } from '../types.ts';
 import { explainList } from './archive-source.ts';
-import type { Objects } from './objects.ts';
 import type { ItemPage, Source } from './source.ts';
 
 export class OneSource implements Source {

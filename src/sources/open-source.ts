@@ -1,19 +1,19 @@
 import { statSync } from 'node:fs';
+import { archiveKindOf } from '../archives/archive-kinds.ts';
 import { ConfigError } from '../errors.ts';
+import { isList } from '../lists/manifest.ts';
+import { openObjects } from '../objects/open-objects.ts';
+import { hasCredentials, publicUrl } from '../objects/web-url.ts';
 import { fileUri, pathOfUri, rawOfText, schemeOf } from '../uri.ts';
-import { archiveKindOf } from './archive-kinds.ts';
 import { ArchiveSource } from './archive-source.ts';
 import { archivesWithin } from './archives-within.ts';
 import { FolderSource } from './folder.ts';
 import { DEFAULT_INCLUDE } from './globs.ts';
 import { ListSource } from './list.ts';
-import { isList } from './manifest.ts';
 import { manySources } from './many.ts';
 import { OneSource } from './one.ts';
-import { openObjects } from './open-objects.ts';
 import { S3Source } from './s3.ts';
 import type { Globs, Source, SourceOptions, SourceSpec } from './source.ts';
-import { hasCredentials, publicUrl } from './web-url.ts';
 
 /**
  * The source of a run: what its name ends in says what it is. Reads nothing yet: `probe` does. Throws ConfigError:

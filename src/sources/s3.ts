@@ -1,11 +1,11 @@
 /** Items from the objects below an S3 prefix. An id is the key below the prefix; the order is S3's own. */
 import { ConfigError } from '../errors.ts';
+import type { Objects } from '../objects/objects.ts';
+import { openS3Objects } from '../objects/s3.ts';
 import { Bucket, type S3Options } from '../s3.ts';
 import { listInParallel } from '../s3-listing.ts';
 import type { Item } from '../types.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
-import type { Objects } from './objects.ts';
-import { openS3Objects } from './s3-objects.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
 
 export class S3Source implements Source {

@@ -1,7 +1,7 @@
 /** What it means for an item that a web server refused, failed or never answered. */
 import { errnoOf } from '../errno.ts';
 import { type FailureCode, messageOf } from '../errors.ts';
-import { ReadError } from './source.ts';
+import { ReadError } from '../sources/source.ts';
 
 export interface WebReply {
   /** The URL that answered, as it may be shown. */

@@ -1,9 +1,10 @@
 /** All kinds of archives, and the readers of them that one source needs. */
+
+import type { Objects } from '../objects/objects.ts';
+import { persistent } from '../objects/persistent.ts';
 import type { Item } from '../types.ts';
 import type { ArchiveKind, ArchiveReader, Member } from './archive.ts';
-import type { Objects } from './objects.ts';
 import { gzipTar, zstdTar } from './packed-tar.ts';
-import { persistent } from './persistent-objects.ts';
 import { tar } from './tar.ts';
 import { zip } from './zip.ts';
 

@@ -1,8 +1,8 @@
+import { ReadError, type SourceOptions } from '../sources/source.ts';
 import { schemeOf } from '../uri.ts';
-import { openFileObjects } from './file-objects.ts';
+import { openFileObjects } from './file.ts';
 import type { Objects } from './objects.ts';
-import { openS3Objects } from './s3-objects.ts';
-import { ReadError, type SourceOptions } from './source.ts';
+import { openS3Objects } from './s3.ts';
 
 /** Objects of every scheme; 'bad-uri' for any other. Whether a list may name files (`allowFiles`) its reader decides. */
 export function openObjects({ s3, web }: SourceOptions): Objects {
@@ -24,7 +24,7 @@ export function openObjects({ s3, web }: SourceOptions): Objects {
         return openS3Objects(s3);
       case 'http':
         // Loaded where it is used: undici takes a quarter of a second.
-        return (await import('./web-objects.ts')).openWebObjects(web);
+        return (await import('./web.ts')).openWebObjects(web);
       default:
         throw new ReadError(
           'bad-uri',

@@ -7,10 +7,10 @@ import { isUtf8 } from 'node:buffer';
 import { isIP } from 'node:net';
 import { unescape as unescapePercent } from 'node:querystring';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
+import { ReadError, type WebOptions } from '../sources/source.ts';
 import { version } from '../version.ts';
 import { type AddressGuard, bareHost, openGuard } from './address-guard.ts';
 import { makeGate, openGate } from './host-gate.ts';
-import { ReadError, type WebOptions } from './source.ts';
 import { explainFailure, explainStatus, pauseOf, type WebReply } from './web-errors.ts';
 import { parseWebUrl, shownUrl } from './web-url.ts';
 
@@ -93,7 +93,10 @@ export function openWebClient(options: WebOptions): WebClient {
     const { method = 'GET', signal } = request;
     const shown = shownUrl(url.href);
     const permit = await gate.enter(bareHost(url.hostname), signal);
-    const bounds = [...(signal ? [signal] : []), ...(request.isStream ? [] : [AbortSignal.timeout(timeoutMs)])];
+    const bounds = [
+      ...(signal ? [signal] : []),
+      ...(request.isStream ? [] : [AbortSignal.timeout(timeoutMs)]),
+    ];
     const bounded = AbortSignal.any(bounds);
     let reply: Dispatcher.ResponseData;
     try {

@@ -5,8 +5,9 @@
  * If-Match and If-Range never match a weak ETag, and what a server makes of them differs; its answer's own ETag says as
  * surely what was read.
  */
+
+import { ReadError, type WebOptions } from '../sources/source.ts';
 import type { ObjectFacts, Objects } from './objects.ts';
-import { ReadError, type WebOptions } from './source.ts';
 import { openWebClient, type WebAnswer } from './web-client.ts';
 
 /** What a HEAD is refused with where a GET may be allowed: 403 by a URL that is signed for GET. */

@@ -1,7 +1,7 @@
 /** Which columns of a list are meant, and what its rows make of them. */
 import { ConfigError } from '../errors.ts';
-import type { ListColumns } from './source.ts';
-import { publicUrl } from './web-url.ts';
+import { publicUrl } from '../objects/web-url.ts';
+import type { ListColumns } from '../sources/source.ts';
 
 export interface ListRow {
   /** From 1: of text the line that it begins on, of Parquet the row. */

@@ -6,7 +6,7 @@
  * 1,024 members of 15 kB from a radosgw next door, 8 at once: 1,024 requests and 8.2 s without; 22 requests and 0.35 s with it;
  * 128 requests where four lanes take turns of 64 members each.
  */
-import type { Objects, RangeRead } from './objects.ts';
+import type { Objects, RangeRead } from '../objects/objects.ts';
 
 /** Some 60 pictures of 16 kB; of 100 kB and more, fewer requests would not be quicker. */
 const mostAhead = 2 ** 20;

@@ -1,10 +1,11 @@
 /** Tars: a walk from header to header says where each member lies, so one is read without the rest, by one ranged read. */
+
+import type { ObjectFacts, Objects } from '../objects/objects.ts';
+import { ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import { schemeOf } from '../uri.ts';
 import { type ArchiveKind, type ArchiveReader, archiveUriOf, type Member } from './archive.ts';
-import type { ObjectFacts, Objects } from './objects.ts';
 import { openReadAhead } from './read-ahead.ts';
-import { ReadError } from './source.ts';
 import { listTar, placeInTar, type TarBytes } from './tar-members.ts';
 
 /** v7, ustar, pax and GNU tars, see tar-members.ts. */

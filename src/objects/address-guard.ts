@@ -10,7 +10,7 @@ import { type LookupAddress, lookup } from 'node:dns';
 import { isIP, isIPv6, type LookupFunction } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { ConfigError } from '../errors.ts';
-import { ReadError } from './source.ts';
+import { ReadError } from '../sources/source.ts';
 
 export interface AddressGuard {
   /** Throws ReadError 'not-allowed' unless `address`, where `host` is found, is public or allowed. */

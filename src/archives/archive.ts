@@ -5,10 +5,10 @@
  * Names are ids and nothing else: nobody opens a path by them, so '..', '/etc/passwd' or 64 KB of them do no harm.
  */
 import { ConfigError } from '../errors.ts';
+import type { ObjectFacts, Objects } from '../objects/objects.ts';
+import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { escapeInUri, rawOfText } from '../uri.ts';
-import type { ObjectFacts, Objects } from './objects.ts';
-import { publicUrl } from './web-url.ts';
 
 export interface ArchiveKind {
   /** Lower case, with their dot: '.tar'. */

@@ -7,12 +7,11 @@
 import { isUtf8 } from 'node:buffer';
 import { type Entry, fromRandomAccessReaderPromise, getFileNameLowLevel, RandomAccessReader } from 'yauzl';
 import { messageOf } from '../errors.ts';
+import type { ObjectFacts, Objects } from '../objects/objects.ts';
+import { ReadError } from '../sources/source.ts';
 import type { MemberPlace } from '../types.ts';
-import { type RawPath, rawOfText, textOfRaw } from '../uri.ts';
+import { escapeName, type RawPath, rawOfText } from '../uri.ts';
 import { badArchive } from './archive.ts';
-import { escapeName } from './folder.ts';
-import type { ObjectFacts, Objects } from './objects.ts';
-import { ReadError } from './source.ts';
 
 export interface ZipEntry {
   /** `Member.name`, raw. */

@@ -2,7 +2,7 @@
  * URLs of the web: what is taken for one, and how one is shown. A URL can hold a password, or a signature that is as good as
  * one, and whatever is logged or thrown is read by more people than may use it.
  */
-import { ReadError } from './source.ts';
+import { ReadError } from '../sources/source.ts';
 
 /** Throws ReadError 'bad-uri' for whatever is not http: or https:. */
 export function parseWebUrl(text: string): URL {

@@ -8,9 +8,9 @@ import { type BigIntStats, constants } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { errnoOf } from '../errno.ts';
 import { type FailureCode, messageOf } from '../errors.ts';
+import { ReadError } from '../sources/source.ts';
 import { fsPath, pathOfFileUri } from '../uri.ts';
 import type { ObjectFacts, Objects } from './objects.ts';
-import { ReadError } from './source.ts';
 
 const streamedBytes = 256 * 1024;
 

@@ -7,12 +7,12 @@ import { pipeline, Readable, type Transform } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { errnoOf } from '../errno.ts';
 import { ConfigError, messageOf } from '../errors.ts';
+import type { ObjectFacts, Objects } from '../objects/objects.ts';
+import { persistent } from '../objects/persistent.ts';
+import { ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import { type ArchiveKind, type ArchiveReader, archiveUriOf, badArchive, type Member } from './archive.ts';
-import type { ObjectFacts, Objects } from './objects.ts';
 import { type OpenStream, Passes } from './passes.ts';
-import { persistent } from './persistent-objects.ts';
-import { ReadError } from './source.ts';
 import { listTar, placeInTar, type TarBytes } from './tar-members.ts';
 import { cutAtFrames } from './zstd-frames.ts';
 

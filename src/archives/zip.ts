@@ -4,6 +4,8 @@ import { promisify } from 'node:util';
 import { crc32, inflateRaw } from 'node:zlib';
 import { errnoOf } from '../errno.ts';
 import { messageOf } from '../errors.ts';
+import type { ObjectFacts, Objects } from '../objects/objects.ts';
+import { ReadError } from '../sources/source.ts';
 import type { Item, MemberPlace } from '../types.ts';
 import { type RawPath, textOfRaw } from '../uri.ts';
 import {
@@ -14,8 +16,6 @@ import {
   type Member,
   maxMembers,
 } from './archive.ts';
-import type { ObjectFacts, Objects } from './objects.ts';
-import { ReadError } from './source.ts';
 import { readDirectory } from './zip-directory.ts';
 
 /**

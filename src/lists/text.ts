@@ -4,8 +4,8 @@ import { pipeline, Readable } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { errnoOf } from '../errno.ts';
-import type { Objects } from './objects.ts';
-import { ReadError } from './source.ts';
+import type { Objects } from '../objects/objects.ts';
+import { ReadError } from '../sources/source.ts';
 
 export interface TextObject {
   uri: string;

@@ -9,10 +9,11 @@ import { pipeline, Readable } from 'node:stream';
 import { type CsvError, type Options as CsvOptions, parse as parseCsv } from 'csv-parse';
 import pRetry from 'p-retry';
 import { ConfigError, type FailureCode, messageOf } from '../errors.ts';
+import type { Objects } from '../objects/objects.ts';
+import { publicUrl } from '../objects/web-url.ts';
 import { openParquet } from '../parquet-ranges.ts';
-import { type Columns, chooseColumns, type ListRow, rowOf, type Table } from './list-columns.ts';
-import type { Objects } from './objects.ts';
-import { type ListColumns, ReadError } from './source.ts';
+import { type ListColumns, ReadError } from '../sources/source.ts';
+import { type Columns, chooseColumns, type ListRow, rowOf, type Table } from './columns.ts';
 import {
   type Compression,
   firstWaitMs,
@@ -22,7 +23,6 @@ import {
   retries,
   type TextObject,
 } from './text.ts';
-import { publicUrl } from './web-url.ts';
 
 interface List extends TextObject, Table {
   size: number;

@@ -2,8 +2,8 @@
 import { ConfigError, type FailureCode } from '../errors.ts';
 import { Bucket, type S3Options } from '../s3.ts';
 import { S3Error, type S3ErrorCode } from '../s3-errors.ts';
+import { ReadError } from '../sources/source.ts';
 import type { Objects } from './objects.ts';
-import { ReadError } from './source.ts';
 
 /** A list may name any number of buckets, and each has connections of its own. */
 const keptBuckets = 64;

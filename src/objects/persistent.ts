@@ -1,8 +1,8 @@
 /** Objects that are read again where another attempt may help, for what no lane repeats: the listing of an archive, a long stream. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
+import { ReadError } from '../sources/source.ts';
 import type { Objects, StreamRead } from './objects.ts';
-import { ReadError } from './source.ts';
 
 /** As patient as fetch.ts: six attempts outlast a hiccup of six seconds. */
 const attempts = 6;

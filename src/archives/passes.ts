@@ -5,7 +5,7 @@
  *
  * Several passes of one stream are open at once, one for each shard that reads a stretch of it.
  */
-import { ReadError } from './source.ts';
+import { ReadError } from '../sources/source.ts';
 
 /** Behind its position a pass keeps this much: hundreds of pictures. */
 const keptBytes = 32 * 2 ** 20;
