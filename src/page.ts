@@ -131,15 +131,28 @@ export async function* shardSizes(store: Store, run: Run): AsyncIterable<number>
 
 /** The first shard of the first page that has an id behind `id`; that of no page where none has. Reads few of the indices. */
 export async function shardBehind(store: Store, run: Run, id: string): Promise<number> {
+  return (await firstPage(store, run, (lastId) => compareBytewise(lastId, id) > 0)) * shardsPerPage;
+}
+
+/** The item that a run planned by this id. Reads few of the indices, and one page's items. */
+export async function findItem(store: Store, run: Run, id: string): Promise<Item | undefined> {
+  const page = await firstPage(store, run, (lastId) => compareBytewise(lastId, id) >= 0);
+  const index = page < run.pages ? await readPage(store, run.run, page) : undefined;
+  const lines = index && (await store.read(index.itemsKey));
+  return lines && decodeItems(lines, index.itemsKey).find((item) => item.id === id);
+}
+
+/** The first page whose last id fits; ids rise, and so does what fits. */
+async function firstPage(store: Store, run: Run, fits: (lastId: string) => boolean): Promise<number> {
   let [first, end] = [0, run.pages];
   while (first < end) {
     const page = Math.floor((first + end) / 2);
     const index = await readPage(store, run.run, page);
     if (!index) throw new Error(`${pageKey(run.run, page)} is missing`);
-    if (compareBytewise(index.lastId, id) <= 0) first = page + 1;
-    else end = page;
+    if (fits(index.lastId)) end = page;
+    else first = page + 1;
   }
-  return first * shardsPerPage;
+  return first;
 }
 
 /** Throws where a line is no item. */

@@ -10,9 +10,12 @@ import { encodePart, readPartFooter } from './part.ts';
 import { type Run, sourceName } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
-import type { Outcome, Provenance } from './types.ts';
+import type { Item, Outcome, Provenance } from './types.ts';
 
-/** Above this many rows, and half of the shard, unreadable items are the source's fault and not the items'. */
+/**
+ * Above this many rows, and half of the shard, unreadable items are the source's fault and not the items'. On the web each
+ * item has a host of its own, and lists are full of dead ones: there, all of the shard.
+ */
 const systemicRows = 10;
 
 export interface ShardReport {
@@ -55,7 +58,7 @@ export function openPipeline({ store, batcher, provenance, onPart }: PipelinePar
       const rows = await batcher.embed(run.run, items, { signal: lease.signal, suspect });
       const failed = rows.outcomes.filter((outcome) => outcome.status === 'failed');
       // A retry is made of what failed: that much of it fails again says nothing of the source.
-      if (run.retryOf === null) throwIfSystemic(failed, items.length);
+      if (run.retryOf === null) throwIfSystemic(failed, items);
       atStep('shard embedded', run.run, shard);
 
       const started = performance.now();
@@ -115,14 +118,15 @@ export async function ofStore<T>(answer: Promise<T>): Promise<T> {
 }
 
 /** A wrong key or a lost server must not burn an archive into failed rows. */
-function throwIfSystemic(failed: readonly Outcome[], items: number): void {
+function throwIfSystemic(failed: readonly Outcome[], items: readonly Item[]): void {
   const unreadable = failed.filter(
     (outcome) =>
       outcome.status === 'failed' && ['access-denied', 'read-failed', 'timeout'].includes(outcome.error),
   );
   const [first] = unreadable;
-  if (unreadable.length < systemicRows || unreadable.length * 2 < items || first?.status !== 'failed') return;
-  const message = `${unreadable.length} of ${items} images cannot be read (${first.error}: ${first.message})`;
+  const least = items.some(({ uri }) => /^https?:/i.test(uri)) ? items.length : items.length / 2;
+  if (unreadable.length < Math.max(systemicRows, least) || first?.status !== 'failed') return;
+  const message = `${unreadable.length} of ${items.length} images cannot be read (${first.error}: ${first.message})`;
   throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);
 }
 

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { ConfigError } from './errors.ts';
 import { requestKey, runKey, runsPrefix, successKey } from './layout.ts';
 import { identitySchema } from './models/identity.ts';
+import { publicUrl } from './objects/web-url.ts';
 import type { Store } from './stores/store.ts';
 
 const runRequest = z.object({
@@ -101,7 +102,8 @@ export type Success = z.infer<typeof success>;
 
 /** How provenance names a run's sources; run.json has them all. */
 export function sourceName({ source: { uris } }: Pick<RunRequest, 'source'>): string {
-  return uris.length <= 3 ? uris.join(' ') : `${uris[0]} and ${uris.length - 1} more`;
+  const names = uris.map(publicUrl);
+  return names.length <= 3 ? names.join(' ') : `${names[0]} and ${names.length - 1} more`;
 }
 
 /** What a worker must be and hold to do the run's shards. */

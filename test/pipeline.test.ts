@@ -22,12 +22,13 @@ beforeEach(async () => {
   run = await plan('r');
 });
 
-async function plan(id: string, retryOf: string | null = null): Promise<Run> {
+async function plan(id: string, changes: { retryOf?: string; root?: string } = {}): Promise<Run> {
+  const { retryOf = null, root = 'file:///nowhere' } = changes;
   const request = makeRequest(id, { shardSize, retryOf });
   await claimRun(store, request);
   const items = Array.from({ length: shardSize }, (_, n): Item => {
     const name = `${String(n).padStart(2, '0')}.jpg`;
-    return { id: name, uri: `file:///nowhere/${name}`, etag: 'e', size: 1 };
+    return { id: name, uri: `${root}/${name}`, etag: 'e', size: 1 };
   });
   return planRun(
     store,
@@ -102,8 +103,16 @@ test('a shard of which half gives no answer is tried again, and burns no image',
   expect(await partOf('r')).toBeUndefined();
 });
 
+test('of a list of web addresses the dead ones are rows, unless all of a shard are dead', async () => {
+  const links = await plan('links', { root: 'https://example.org' });
+  const allButOne = pipelineOf((row) => (row < 23 ? lost : ok)).processShard(links, 0, taken);
+  expect(await allButOne).toMatchObject({ failed: 23, commit: 'created' });
+  const noNetwork = await plan('no-network', { root: 'https://example.org' });
+  await expect(pipelineOf(() => lost).processShard(noNetwork, 0, taken)).rejects.toThrow('24 of 24');
+});
+
 test('in a retry the images that fail again are failed rows, however many', async () => {
-  const retry = await plan('r.retry-1', 'r');
+  const retry = await plan('r.retry-1', { retryOf: 'r' });
   expect(await pipelineOf(() => denied).processShard(retry, 0, taken)).toMatchObject({ failed: 24 });
 });
 

@@ -70,5 +70,9 @@ export function publicUri(item: Pick<Item, 'uri' | 'at'>): string {
 /** `place` says where: 'byte 512'. `found` is what is there, as a whole clause. */
 export function badArchive(uri: string, place: string, found: string, options?: ErrorOptions): ConfigError {
   const remedy = 'pack it anew, or leave it out with --exclude';
-  return new ConfigError('bad-archive', `${uri} is damaged at ${place}: ${found}; ${remedy}`, options);
+  return new ConfigError(
+    'bad-archive',
+    `${publicUrl(uri)} is damaged at ${place}: ${found}; ${remedy}`,
+    options,
+  );
 }

@@ -6,7 +6,7 @@ import { readRun, readSuccess } from '../run.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
 import { addCommand, type ExitCode, exitCodes } from './command.ts';
 import { type DeepVerification, verifyDeep } from './deep.ts';
-import { placeSettings, workSettings } from './index.ts';
+import { placeSettings, readSettings, workSettings } from './index.ts';
 import { openOutput } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
@@ -14,7 +14,7 @@ export function addVerifyCommand(program: Command): void {
   addCommand(program, 'verify', {
     summary: 'prove that every planned image is exactly one row of an undamaged part; reads every part',
     arguments: [['<run>', 'id of the run; its retries are proven too']],
-    settings: ['output', ...workSettings, ...placeSettings],
+    settings: ['output', ...workSettings, ...readSettings, ...placeSettings],
     options: [
       ['--deep <n>', 'also do n images again, chosen at random, and compare: needs the source and the model'],
       ['--seed <n>', 'chooses the same images as the verify that printed it (default: others each time)'],

@@ -4,6 +4,7 @@ import { type ArchiveKind, type Member, memberUri } from '../archives/archive.ts
 import { type Archives, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError } from '../errors.ts';
 import type { Objects } from '../objects/objects.ts';
+import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { rawOfText } from '../uri.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
@@ -13,6 +14,8 @@ const pageSize = 1000;
 
 export class ArchiveSource implements Source {
   readonly uri: string;
+  /** `uri`, and with its signature where it has one. */
+  readonly #archive: string;
   readonly #kind: ArchiveKind;
   readonly #globs: GlobFilter;
   readonly #objects: Objects;
@@ -20,7 +23,8 @@ export class ArchiveSource implements Source {
 
   /** `objects` is this source's, and closed with it. Throws ConfigError 'bad-glob'. */
   constructor(uri: string, kind: ArchiveKind, globs: Globs, objects: Objects) {
-    this.uri = uri;
+    this.uri = publicUrl(uri);
+    this.#archive = uri;
     this.#kind = kind;
     this.#globs = compileGlobs(globs);
     this.#objects = objects;
@@ -29,7 +33,7 @@ export class ArchiveSource implements Source {
 
   async probe(): Promise<void> {
     try {
-      await this.#objects.stat(this.uri);
+      await this.#objects.stat(this.#archive);
     } catch (error) {
       throw explainList(error, this.uri);
     }
@@ -37,14 +41,14 @@ export class ArchiveSource implements Source {
 
   /** Throws ConfigError 'bad-archive' too. */
   async *list({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<ItemPage> {
-    const listed = await this.#archives.list(this.#kind, this.uri, signal).catch((error) => {
+    const listed = await this.#archives.list(this.#kind, this.#archive, signal).catch((error) => {
       signal?.throwIfAborted();
       throw explainList(error, this.uri);
     });
     const { members, skipped } = chooseMembers(listed, '', { after, globs: this.#globs });
     for (let first = 0; first < members.length || first === 0; first += pageSize) {
       signal?.throwIfAborted();
-      const items = members.slice(first, first + pageSize).map((member) => itemOf(this.uri, '', member));
+      const items = members.slice(first, first + pageSize).map((member) => itemOf(this.#archive, '', member));
       if (items.length + skipped > 0) yield { items, skipped: first === 0 ? skipped : 0 };
     }
   }
@@ -78,22 +82,25 @@ export function itemOf(archive: string, prefix: string, { name, ...facts }: Memb
   return { id: prefix + name, uri: memberUri(archive, name), ...facts };
 }
 
-/** What keeps an archive from being listed becomes what its operator can do. */
+/** What keeps an archive, or a picture on the web, from being listed becomes what its operator can do. */
 export function explainList(error: unknown, uri: string): unknown {
   if (!(error instanceof ReadError)) return error;
+  const name = publicUrl(uri);
   const options = { cause: error };
   switch (error.code) {
     case 'not-found':
-      return new ConfigError('no-source', `no archive ${uri}: correct the path of the source`, options);
+      return new ConfigError('no-source', `nothing at ${name}: correct the path of the source`, options);
     case 'access-denied':
       return new ConfigError(
         'access-denied',
-        `${uri} cannot be read (${error.message}): make it readable`,
+        `${name} cannot be read (${error.message}): make it readable`,
         options,
       );
     case 'changed':
-      return new ConfigError('source-changed', `${uri} changed while it was listed: begin again`, options);
+      return new ConfigError('source-changed', `${name} changed while it was listed: begin again`, options);
+    case 'not-allowed':
+      return new ConfigError('not-allowed', `${name} is not read: ${error.message}`, options);
     default:
-      return new ConfigError('store-unreachable', `${uri} cannot be read: ${error.message}`, options);
+      return new ConfigError('store-unreachable', `${name} cannot be read: ${error.message}`, options);
   }
 }

@@ -26,6 +26,8 @@ export interface ListOptions {
 
 export class ListSource implements Source {
   readonly uri: string;
+  /** `uri`, and with its signature where it has one. */
+  readonly #list: string;
   /** What relative paths are relative to; nothing where the list is not a file. */
   readonly #folder: RawPath | undefined;
   readonly #columns: ListColumns;
@@ -35,7 +37,8 @@ export class ListSource implements Source {
 
   /** `uri` is canonical. Closes `objects` when it is closed. Throws ConfigError 'bad-glob'. */
   constructor(uri: string, columns: ListColumns, globs: Globs, objects: Objects, options: ListOptions) {
-    this.uri = uri;
+    this.uri = publicUrl(uri);
+    this.#list = uri;
     const path = pathOfFileUri(uri);
     this.#folder = path && dirname(path);
     this.#columns = columns;
@@ -45,7 +48,7 @@ export class ListSource implements Source {
   }
 
   async probe(): Promise<void> {
-    for await (const row of readManifest(this.uri, this.#objects, this.#columns)) {
+    for await (const row of readManifest(this.#list, this.#objects, this.#columns)) {
       if (this.#globs.isItem(row.id)) this.#uriOf(row);
       break;
     }
@@ -104,7 +107,7 @@ export class ListSource implements Source {
   /** What comes after `after`, ready to be sorted. What the globs leave out is there too, to be counted in its place. */
   async *#entries(after: string | undefined, signal: AbortSignal | undefined): AsyncGenerator<Entry> {
     const start = after === undefined ? undefined : rawOfText(after);
-    for await (const row of readManifest(this.uri, this.#objects, this.#columns, { signal })) {
+    for await (const row of readManifest(this.#list, this.#objects, this.#columns, { signal })) {
       const key = rawOfText(row.id);
       if (start !== undefined && key <= start) continue;
       if (!this.#globs.isItem(row.id)) {
@@ -119,7 +122,7 @@ export class ListSource implements Source {
   /** Throws ConfigError 'credentials-in-list', 'files-not-allowed'. */
   #uriOf({ uri: text, line }: ListRow): string {
     const refuse = (code: string, what: string) =>
-      new ConfigError(code, badRow(this.uri, line, what).message);
+      new ConfigError(code, badRow(this.#list, line, what).message);
     if (hasCredentials(text) || unparsedCredentials.test(text)) {
       throw refuse(
         'credentials-in-list',
@@ -146,7 +149,7 @@ export class ListSource implements Source {
 
   #duplicateId(id: string, first: number, second: number): ConfigError {
     const { message } = badRow(
-      this.uri,
+      this.#list,
       second,
       `has the id '${id}', which ${first} has already: ids must be unique`,
     );

@@ -6,6 +6,7 @@
  * of all ids.
  */
 import { ConfigError } from '../errors.ts';
+import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { compareBytewise } from '../uri.ts';
 import type { ItemPage, Source } from './source.ts';
@@ -37,7 +38,7 @@ export function manySources(sources: readonly NamedSource[]): Source {
   };
 
   return {
-    uri: sources.map(({ uri }) => uri).join(' '),
+    uri: sources.map(({ source }) => source.uri).join(' '),
 
     async probe() {
       for (const { source } of members) await source.probe();
@@ -79,7 +80,7 @@ function prefixed(sources: readonly NamedSource[]): Member[] {
   const taken = new Set<string>();
   return sources.map(({ uri, source }) => {
     if (uris.has(uri))
-      throw new ConfigError('same-source-twice', `${uri} is named twice: name each source once`);
+      throw new ConfigError('same-source-twice', `${publicUrl(uri)} is named twice: name each source once`);
     uris.add(uri);
     const label = labelOf(uri);
     let prefix = `${label}/`;

@@ -1,4 +1,5 @@
 /** What each process of the planning bench does, apart from the others so that its memory is its own: see plan.ts. */
+import { keepHeapSmall } from '../../src/cli/prepare.ts';
 import { planRun } from '../../src/plan.ts';
 import type { Run } from '../../src/run.ts';
 import { Bucket } from '../../src/s3.ts';
@@ -51,6 +52,7 @@ async function plan(endpoint: string, output: string): Promise<Planned> {
     s3: { ...sourceDefaults.s3, endpoint },
   });
   const request = makeRequest('bench', { shardSize: 512 });
+  keepHeapSmall();
   const started = performance.now();
   const run = await planRun(openStore(output, sourceDefaults.s3), source, request, {
     onProgress: (progress) => process.send?.(progress),

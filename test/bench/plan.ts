@@ -31,9 +31,6 @@ import { type Cost, months, type Planned, type Role } from './plan-process.ts';
 const highWater = 200;
 const mostMegabytes = 300;
 
-/** V8 lets garbage lie as long as the machine has room. In a heap of 128 MB, what is left is what is needed. */
-const execArgv = ['--max-old-space-size=128'];
-
 export async function benchPlan({ items, latencyMs }: { items: number; latencyMs: number }): Promise<void> {
   const work = mkdtempSync(join(tmpdir(), 'lensmill-bench-'));
   const server = start('serve', items, latencyMs);
@@ -112,7 +109,6 @@ function start(role: Role, ...args: (string | number)[]): ChildProcess {
   const env = { ...process.env, AWS_ACCESS_KEY_ID: 'any', AWS_SECRET_ACCESS_KEY: 'any' };
   return fork(join(import.meta.dirname, 'plan-process.ts'), [role, ...args.map(String)], {
     env,
-    ...(role !== 'serve' && { execArgv }),
   });
 }
 
