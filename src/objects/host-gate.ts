@@ -49,7 +49,8 @@ export function makeGate(): SharedArrayBuffer {
 
 /**
  * The same `options` in every thread that shares `gate`. Where more hosts are busy at once than find a place (4096, of
- * which 16 are tried), the others share one with another host: slower than they might be, never quicker.
+ * which 16 are tried), the others share one with another host, and are slower than they might be. One that finds a place of
+ * its own meanwhile may, until its requests in the old one end, have twice as many under way.
  */
 export function openGate(gate: SharedArrayBuffer, options: GateOptions): HostGate {
   const table = openTable(gate, options);
