@@ -9,6 +9,9 @@
  *      slot is free again.
  * Fewer than a whole batch is sent only when nothing else is under way: then the device would stand still.
  * Memory is bounded by the number of slots.
+ *
+ * An item whose bytes were met before is not decoded. Its row waits until what came of them is known; where that is lost
+ * (the shard that had them was aborted), one such row is done anew and the others wait for it.
  */
 import { RunBlocked } from './errors.ts';
 import type { BatchResult, Item, KnownRow, Outcome, ShardRows } from './types.ts';
@@ -72,7 +75,7 @@ export interface StageTimes {
 
 /** Of one shard. */
 export interface EmbeddedShard extends ShardRows, StageTimes {
-  /** By row, as in `FilledSlot`. */
+  /** Of each ok row as in `FilledSlot`; -1 in the others. */
   places: Int32Array;
   /** Rows whose bytes were met before. */
   reused: number;
@@ -104,10 +107,13 @@ interface ShardState {
 interface Place {
   shard: ShardState;
   row: number;
-  anew: boolean;
+  /** Of an item that is done anew: to be called when it has a result, or its shard has ended without. */
+  onEnd?: () => void;
 }
 
-interface KnownPlace extends Omit<Place, 'anew'> {
+interface RepeatedRow {
+  shard: ShardState;
+  row: number;
   place: number;
   sha256: string;
 }
@@ -132,6 +138,8 @@ export function openBatcher(
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
   /** Batches whose results are still to come. */
   const underWay = new Set<Promise<void>>();
+  /** By hash, what is in the line or under way to be done anew; rows of the same bytes wait for it. */
+  const redoing = new Map<string, Promise<void>>();
 
   return {
     embed(run, items, { signal, suspect }) {
@@ -167,7 +175,7 @@ export function openBatcher(
           continue;
         }
         shard.remaining += 1;
-        line.push({ shard, row, anew: false });
+        line.push({ shard, row });
       }
       endIfWhole(shard);
       pump();
@@ -184,15 +192,16 @@ export function openBatcher(
       const running = runBatch(slot, line.splice(0, batch)).then((repeats) => {
         underWay.delete(running);
         freeSlots.push(slot);
+        // Before others start: who claimed the bytes first is under way by now, or has ended.
+        if (repeats.length > 0) void settleRepeats(repeats);
         pump();
-        void settleRepeats(repeats);
       });
       underWay.add(running);
     }
   }
 
-  /** Resolves, with the places whose bytes were met before, when the slot is no longer needed. */
-  async function runBatch(slot: number, places: readonly Place[]): Promise<KnownPlace[]> {
+  /** Resolves, with the rows whose bytes were met before, when the slot is no longer needed. */
+  async function runBatch(slot: number, places: readonly Place[]): Promise<RepeatedRow[]> {
     const shards = new Set(places.map(({ shard }) => shard));
     const unwanted = new AbortController();
     const onFailed = (): void => {
@@ -200,11 +209,11 @@ export function openBatcher(
     };
     for (const shard of shards) shard.onFailed.add(onFailed);
     try {
-      const entries = places.map(({ shard, row, anew }) => ({
+      const entries = places.map(({ shard, row, onEnd }) => ({
         run: shard.run,
         item: shard.rows.items[row] as Item,
         suspect: shard.suspect,
-        anew,
+        anew: onEnd !== undefined,
       }));
       const filled = await stages.fill(slot, entries, unwanted.signal);
       if (unwanted.signal.aborted) return [];
@@ -216,6 +225,7 @@ export function openBatcher(
       return [];
     } finally {
       for (const shard of shards) shard.onFailed.delete(onFailed);
+      for (const { onEnd } of places) onEnd?.();
     }
   }
 
@@ -225,14 +235,13 @@ export function openBatcher(
     count: number,
     filled: FilledSlot,
     result: (BatchResult & { inferMs: number }) | undefined,
-  ): KnownPlace[] {
+  ): RepeatedRow[] {
     const { rows } = shard;
     const outcome = filled.outcomes[at] as FilledSlot['outcomes'][number];
     const place = filled.places[at] ?? -1;
     rows.fetchMs += filled.fetchMs / count;
     rows.decodeMs += filled.decodeMs / count;
     rows.inferMs += (result?.inferMs ?? 0) / count;
-    rows.places[row] = place;
     if (outcome.status === 'refused') {
       fail(shard, new RunBlocked(outcome.message));
       return [];
@@ -245,33 +254,52 @@ export function openBatcher(
       labels: result?.labels.subarray(at * topK, (at + 1) * topK) ?? noLabels,
     };
     if (place >= 0 && isOfContent(outcome)) stages.memory?.remember(shard.run, place, known);
-    putRow(shard, row, known);
+    putRow(shard, row, place, known);
     return [];
   }
 
-  /** Once what was under way before has its results, what the same bytes came to is known, or lost. */
-  async function settleRepeats(repeats: readonly KnownPlace[]): Promise<void> {
-    if (repeats.length === 0) return;
+  /** Once what is under way has its results, what the same bytes came to is known, or lost. */
+  async function settleRepeats(repeats: readonly RepeatedRow[]): Promise<void> {
     await Promise.all(underWay);
-    for (const { shard, row, place, sha256 } of repeats) {
-      try {
-        const known = await stages.memory?.recall(shard.run, place, sha256);
-        if (known) {
-          shard.rows.reused += 1;
-          shard.rows.devices.add(known.device);
-          putRow(shard, row, known);
-        } else {
-          line.push({ shard, row, anew: true });
-        }
-      } catch (error) {
-        fail(shard, error);
-      }
+    for (let left = repeats; left.length > 0; ) {
+      const waiting: RepeatedRow[] = [];
+      for (const repeat of left) if (!(await settleRepeat(repeat))) waiting.push(repeat);
+      pump();
+      await Promise.all(waiting.map(({ sha256 }) => redoing.get(sha256)));
+      left = waiting;
     }
-    pump();
   }
 
-  function putRow(shard: ShardState, row: number, known: Omit<KnownRow, 'device'>): void {
+  /** False where another row of the same bytes is being done anew: to be asked again when it has ended. */
+  async function settleRepeat({ shard, row, place, sha256 }: RepeatedRow): Promise<boolean> {
+    if (shard.ended) return true;
+    if (redoing.has(sha256)) return false;
+    try {
+      const known = await stages.memory?.recall(shard.run, place, sha256);
+      if (known) {
+        shard.rows.reused += 1;
+        for (const device of known.device.split('+')) shard.rows.devices.add(device);
+        putRow(shard, row, place, known);
+        return true;
+      }
+    } catch (error) {
+      fail(shard, error);
+      return true;
+    }
+    if (redoing.has(sha256)) return false;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    redoing.set(sha256, promise);
+    const onEnd = (): void => {
+      redoing.delete(sha256);
+      resolve();
+    };
+    line.push({ shard, row, onEnd });
+    return true;
+  }
+
+  function putRow(shard: ShardState, row: number, place: number, known: Omit<KnownRow, 'device'>): void {
     const { rows } = shard;
+    if (known.outcome.status === 'ok') rows.places[row] = place;
     rows.outcomes[row] = known.outcome;
     rows.embeddings.set(known.embedding, row * dimension);
     rows.scores.set(known.scores, row * topK);
@@ -296,7 +324,9 @@ export function openBatcher(
   /** Items of a shard that was aborted are not worth a slot. */
   function dropEnded(): void {
     if (!line.some(({ shard }) => shard.ended)) return;
-    const alive = line.filter(({ shard }) => !shard.ended);
-    line.splice(0, line.length, ...alive);
+    for (const place of line.splice(0, line.length)) {
+      if (place.shard.ended) place.onEnd?.();
+      else line.push(place);
+    }
   }
 }

@@ -20,9 +20,12 @@ import type { KnownRow, Outcome } from './types.ts';
 export interface Reuse {
   /** For lanes. */
   readonly seen: SharedArrayBuffer;
-  /** What bytes with this hash came to, claimed at this place; `undefined` where that is not to be had. */
+  /**
+   * What bytes with this hash came to, claimed at this place; `undefined` where that is not to be had. Copy it at once: a
+   * later `remember` uses its memory again.
+   */
   recall(place: number, sha256: string): Promise<KnownRow | undefined>;
-  /** What the bytes claimed at a place came to. Copies it. */
+  /** What the bytes claimed at a place came to; copied. */
   remember(place: number, row: KnownRow): void;
   /** A part stands in the store; row r of it was claimed at `places[r]`, or nowhere (-1). */
   addPart(key: string, places: Int32Array): void;
@@ -34,7 +37,7 @@ const keptRows = 4096;
 const keptParts = 8;
 const concurrency = 16;
 
-/** Reads the hashes of the output's runs. `onNotice` hears of runs that the table has no room for. */
+/** Reads the hashes of the output's runs. `onNotice` hears of runs and parts that cannot be used, now or later. */
 export async function openReuse(
   store: Store,
   run: Run,
@@ -45,28 +48,50 @@ export async function openReuse(
   const partKeys: string[] = [];
   /** By place: the index in `partKeys` and the row there, as part × 2^16 + row + 1; 0 where there is none. */
   const rowsAt = new Float64Array(seen.byteLength / 8);
+  /** By place; what was asked for last is last. */
   const latest = new Map<number, KnownRow>();
-  const tables = new Map<string, Promise<PartTable>>();
+  const tables = new Map<string, Promise<PartTable | undefined>>();
 
   await loadRuns();
   return {
     seen,
     async recall(place, sha256) {
-      const row = latest.get(place) ?? (await readRow(place));
+      const kept = latest.get(place);
+      // A picture that comes again and again stays.
+      if (kept) keep(place, kept);
+      const row = kept ?? (await readRow(place));
       return row?.outcome.sha256 === sha256 ? row : undefined;
     },
-    remember(place, { embedding, scores, labels, ...row }) {
-      latest.set(place, {
-        ...row,
-        embedding: embedding.slice(),
-        scores: scores.slice(),
-        labels: labels.slice(),
-      });
-      const [oldest] = latest.keys();
-      if (latest.size > keptRows && oldest !== undefined) latest.delete(oldest);
+    remember(place, { embedding, scores, labels, ...facts }) {
+      const room = latest.size < keptRows ? makeRoom() : dropOldest();
+      room.embedding.set(embedding);
+      room.scores.set(scores);
+      room.labels.set(labels);
+      keep(place, { ...room, ...facts });
     },
     addPart,
   };
+
+  function keep(place: number, row: KnownRow): void {
+    latest.delete(place);
+    latest.set(place, row);
+  }
+
+  function makeRoom(): Pick<KnownRow, 'embedding' | 'scores' | 'labels'> {
+    const { topK, model } = run;
+    return {
+      embedding: new Float32Array(model.dimension),
+      scores: new Float32Array(topK),
+      labels: new Int32Array(topK),
+    };
+  }
+
+  /** Gives its memory to be used again: allocating 8 KB costs more than copying them. */
+  function dropOldest(): KnownRow {
+    const [place, row] = latest.entries().next().value as [number, KnownRow]; // it is full
+    latest.delete(place);
+    return row;
+  }
 
   function addPart(key: string, places: Int32Array): void {
     const part = partKeys.push(key) - 1;
@@ -82,17 +107,20 @@ export async function openReuse(
   }
 
   /** `undefined` where the part cannot be had: its run may have been deleted. */
-  async function readTable(key: string): Promise<PartTable | undefined> {
+  function readTable(key: string): Promise<PartTable | undefined> {
     const known = tables.get(key);
     tables.delete(key);
-    const reading = known ?? readStoredPart(store, key);
+    // A part that cannot be had is kept as such: it would be read, and complained of, for each of its rows.
+    const reading = known ?? readStoredPart(store, key).catch((error) => tellLost(key, error));
     tables.set(key, reading);
     const [oldest] = tables.keys();
     if (tables.size > keptParts && oldest !== undefined) tables.delete(oldest);
-    return reading.catch(() => {
-      tables.delete(key);
-      return undefined;
-    });
+    return reading;
+  }
+
+  /** Another run's damage is no reason to stop this one; `verify` tells of it. */
+  function tellLost(key: string, error: unknown): undefined {
+    onNotice(`what ${key} holds is embedded again: ${messageOf(error)}`);
   }
 
   async function loadRuns(): Promise<void> {
@@ -119,8 +147,7 @@ export async function openReuse(
       addPart(key, Int32Array.from(places));
     } catch (error) {
       if (error instanceof ConfigError) throw error;
-      // Another run's damage is no reason to stop this one; `verify` tells of it.
-      onNotice(`what ${key} holds is embedded again: ${messageOf(error)}`);
+      tellLost(key, error);
     }
   }
 }

@@ -341,7 +341,7 @@ test.each([
     const whole = join(tempFolder(), 'whole');
     expect(await command('export', '--to', whole, '--format', 'parquet')).toMatchObject({
       exitCode: 0,
-      result: { run: 'r', rows: 8, ok: 8, retries: ['r.retry-1', 'r.retry-2'] },
+      result: { run: 'r', rows: 8, ok: 8, runs: ['r', 'r.retry-1', 'r.retry-2'] },
     });
     const alone = join(tempFolder(), 'alone');
     expect(await command('export', '--to', alone, '--run', 'r.retry-1')).toMatchObject({

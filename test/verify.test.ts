@@ -85,7 +85,7 @@ const damages: [string, RegExp, Damage][] = [
   ],
   [
     'a part of another version, model or source',
-    /part-00001.*lensmill "0.0.1".*\n.*part-00002.*topK/,
+    /(?=[\s\S]*part-00001.*lensmill "0.0.1")(?=[\s\S]*part-00002.*topK)/,
     async ({ folder, store }) => {
       const run = await readRun(store, 'r');
       const [second, third] = await Promise.all([1, 2].map((shard) => itemsOfShard(store, 'r', shard)));

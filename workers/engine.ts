@@ -49,7 +49,7 @@ export interface Engine {
   /** Must be called with a run before its first shard; calling it again is cheap. */
   announceRun(run: Run): Promise<void>;
   /** A part of a run was committed here; see `Reuse`. */
-  addPart(run: string, key: string, places: Int32Array): Promise<void>;
+  addPart(run: string, key: string, places: Int32Array): void;
   /** Since the start: what the device did and how long it stood still, ms. */
   deviceTimes(): { inferMs: number; waitedMs: number };
   /** Lets the batches under way end. Safe to call twice. */
@@ -97,7 +97,8 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
   const announced = new Map<string, Promise<unknown>>();
   const memoryOf = new Map<string, Promise<Reuse>>();
-  const memories = new Map<string, Promise<Reuse>>();
+  /** By run, once it is announced. */
+  const memories = new Map<string, Reuse>();
   const times = { inferMs: 0, waitedMs: 0 };
   let smallestBatch = batch;
   const cautiousUntil = performance.now() + options.cautiousMs;
@@ -135,10 +136,10 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
       },
       memory: {
         async recall(id, place, sha256) {
-          return (await memories.get(id))?.recall(place, sha256);
+          return memories.get(id)?.recall(place, sha256);
         },
         remember(id, place, row) {
-          void memories.get(id)?.then((memory) => memory.remember(place, { ...row, device: device.kind }));
+          memories.get(id)?.remember(place, { ...row, device: device.kind });
         },
       },
     },
@@ -162,8 +163,8 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
       }
       await ready;
     },
-    async addPart(id, key, places) {
-      (await memories.get(id))?.addPart(key, places);
+    addPart(id, key, places) {
+      memories.get(id)?.addPart(key, places);
     },
     deviceTimes: () => ({ ...times }),
     close,
@@ -171,6 +172,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
 
   async function announce(run: Run): Promise<void> {
     const memory = run.reuse ? await memoryFor(run) : undefined;
+    if (memory) memories.set(run.run, memory);
     await lanes.callAll({ kind: 'run', run, seen: memory?.seen });
   }
 
@@ -179,7 +181,6 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     const kind = `${run.embedding} ${run.maxPixels}`;
     const memory = memoryOf.get(kind) ?? openReuse(store, run, options);
     memoryOf.set(kind, memory);
-    memories.set(run.run, memory);
     memory.catch(() => memoryOf.delete(kind));
     return memory;
   }

@@ -67,11 +67,12 @@ async function fillSlot(slot: number, entries: readonly SlotEntry[]): Promise<Fi
   const times = { fetchMs: 0, decodeMs: 0 };
   const places = new Int32Array(entries.length).fill(-1);
   try {
-    const outcomes = await Promise.all(
-      entries.map((entry, row) =>
-        limit(() => fillRow(entry, row, { pixels, places }, abandoned.signal, times)),
-      ),
+    const rows = entries.map((entry, row) =>
+      limit(() => fillRow(entry, row, { pixels, places }, abandoned.signal, times)),
     );
+    // Who gets the slot next must not have a decoder of ours write into it: all end before one's error is told.
+    await Promise.allSettled(rows);
+    const outcomes = await Promise.all(rows);
     return { outcomes, places, ...times };
   } finally {
     filling.delete(slot);

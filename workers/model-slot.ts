@@ -53,7 +53,7 @@ export function openModelSlot({
     pipeline = openPipeline({
       store,
       batcher,
-      onPart: (id, key, places) => void opened.addPart(id, key, places),
+      onPart: opened.addPart,
       provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch }),
     });
     const { ref, precision } = run.model;

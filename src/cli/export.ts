@@ -3,9 +3,8 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
-import { isRetryId } from '../layout.ts';
 import { labelsOf } from '../models/labels.ts';
-import { listRuns, readRequest } from '../run.ts';
+import { findSuccess, listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { openTable, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
@@ -86,14 +85,14 @@ function formatOf(value: unknown): ExportFormat {
   throw new ConfigError('bad-option', `--format: there are ${exportFormats.join(', ')}, not '${value}'`);
 }
 
-/** Throws ConfigError 'no-run' or 'which-run'. */
+/** The only run, or the last of the only chain of increments. Throws ConfigError 'no-run' or 'which-run'. */
 async function runOf(store: Store, asked: unknown): Promise<string> {
   if (typeof asked === 'string') return asked;
-  const runs: string[] = [];
-  for (const run of await listRuns(store)) {
-    // A retry's rows are in the view of the run that it mends.
-    if (!isRetryId(run) || (await readRequest(store, run)).retryOf === null) runs.push(run);
-  }
+  const requests = await Promise.all((await listRuns(store)).map((run) => readRequest(store, run)));
+  const finished = await Promise.all(requests.map(({ run }) => findSuccess(store, run)));
+  const continued = new Set(requests.filter((_, at) => finished[at]).map(({ since }) => since));
+  // The rows of a retry are in the view of the run that it mends, those of a run in the table of the one that goes on from it.
+  const runs = requests.flatMap(({ run, retryOf }) => (retryOf === null && !continued.has(run) ? [run] : []));
   const [only] = runs;
   if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
   if (runs.length > 1)

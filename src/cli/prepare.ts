@@ -7,6 +7,7 @@ import { ConfigError } from '../errors.ts';
 import { isRetryId, isRunId, retryNumber } from '../layout.ts';
 import { type Model, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
+import { publicUrl } from '../objects/web-url.ts';
 import { type Lister, planRun } from '../plan.ts';
 import { failedItems } from '../retry.ts';
 import {
@@ -218,7 +219,9 @@ async function findBase(store: Store, request: RunRequest, asked: string): Promi
 
 /** Why one run cannot go on from another. */
 function differenceOf(base: RunRequest, request: RunRequest): { what: string; why: string } | undefined {
-  if (!isDeepStrictEqual(base.source.uris, request.source.uris)) {
+  // A signature may be another each night.
+  const urisOf = ({ source }: RunRequest): string[] => source.uris.map(publicUrl);
+  if (!isDeepStrictEqual(urisOf(base), urisOf(request))) {
     const why = `run ${base.run} is of ${sourceName(base)}, not of ${sourceName(request)}: name the same source, or leave out --since`;
     return { what: 'source', why };
   }

@@ -48,7 +48,9 @@ export function summarize(
       : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
     `model   ${run.model.ref} ${run.model.precision}${work ? ` on ${work.device}` : ''}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
     `output  ${store.uri}/runs/${run.run}`,
-    ...(run.skipped > 0 ? [`skipped ${number(run.skipped)} that are no files, or that no --include matches`] : []),
+    ...(run.skipped > 0
+      ? [`skipped ${number(run.skipped)} that are no files, or that no --include matches`]
+      : []),
   ];
   return {
     json: {

@@ -63,12 +63,13 @@ function codeOf(sound: boolean, deep: DeepVerification | undefined): ExitCode {
 }
 
 function linesOf(found: Verification): string[] {
-  const { run, items, ok, failed, parts, leftovers, devices, batches, problems, retries, unfinished } = found;
+  const { run, items, ok, failed, gone, parts, leftovers, devices, batches, problems, retries, unfinished } =
+    found;
   const lines =
     problems.length > 0
       ? [`run ${run} is NOT sound:`, ...problems.map((problem) => `  ${problem}`)]
       : [
-          `run ${run} is sound: ${items} images = ${ok} embedded + ${failed} failed, in ${parts} parts, made on ${devices.join(', ')} in batches of ${batches.join(', ')}`,
+          `run ${run} is sound: ${items} images = ${ok} embedded + ${failed} failed${gone ? ` + ${gone} gone` : ''}, in ${parts} parts, made on ${devices.join(', ')} in batches of ${batches.join(', ')}`,
         ];
   return [
     ...lines,

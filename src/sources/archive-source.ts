@@ -4,6 +4,7 @@ import { type ArchiveKind, type Member, memberUri } from '../archives/archive.ts
 import { type Archives, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError } from '../errors.ts';
 import type { Objects } from '../objects/objects.ts';
+import { persistent } from '../objects/persistent.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { rawOfText } from '../uri.ts';
@@ -33,7 +34,7 @@ export class ArchiveSource implements Source {
 
   async probe(): Promise<void> {
     try {
-      await this.#objects.stat(this.#archive);
+      await persistent(this.#objects).stat(this.#archive);
     } catch (error) {
       throw explainList(error, this.uri);
     }

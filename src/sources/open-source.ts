@@ -33,6 +33,9 @@ export function openSource(spec: SourceSpec, options: SourceOptions): Source {
 export function sourceUri(given: string): string {
   switch (schemeOf(given)) {
     case 'file':
+      // 'https:/user:password@host' would be a path, and be told to everybody.
+      if (/^https?:/i.test(given))
+        throw new ConfigError('bad-uri', `'${publicUrl(given)}' is no URL: expected https://HOST/PATH`);
       return fileUri(rawOfText(pathOfUri(given)));
     case 's3':
       return given.replace(/^s3/i, 's3').replace(/\/+$/, '');

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 
-const benches = ['decode', 'write', 'overhead', 'plan'];
+const benches = ['decode', 'write', 'overhead', 'plan', 'increment'];
 
 const asked = process.argv.slice(2);
 const unknown = asked.find((name) => !benches.includes(name));

@@ -22,6 +22,8 @@ export interface ListingServer {
 export interface ListingServerOptions {
   /** Ordered bytewise, each once. */
   keys: readonly string[];
+  /** Default: its number, and the length of its key. */
+  factsOf?: (key: string) => { etag: string; size: number };
   /** Keys and folders on a page. */
   pageSize?: number;
   /** mixed: it tells the folders, and what is in them too. refused: 501. */
@@ -66,7 +68,7 @@ export async function startListingServer(options: ListingServerOptions): Promise
 }
 
 function listPage(
-  { keys, pageSize = 1000, delimiter: manner = 'known' }: ListingServerOptions,
+  { keys, factsOf, pageSize = 1000, delimiter: manner = 'known' }: ListingServerOptions,
   query: URLSearchParams,
 ): { objects: number; xml: string } {
   const prefix = query.get('prefix') ?? '';
@@ -94,10 +96,12 @@ function listPage(
     const folder = key.slice(0, end + 1);
     if (end >= 0 && !folders.has(folder))
       entries.push(`<CommonPrefixes><Prefix>${encodeURIComponent(folder)}</Prefix></CommonPrefixes>`);
-    if (end < 0 || manner === 'mixed')
+    if (end < 0 || manner === 'mixed') {
+      const { etag, size } = factsOf?.(key) ?? { etag: at, size: key.length };
       entries.push(
-        `<Contents><Key>${encodeURIComponent(key)}</Key><Size>${key.length}</Size><ETag>"${at}"</ETag></Contents>`,
+        `<Contents><Key>${encodeURIComponent(key)}</Key><Size>${size}</Size><ETag>"${etag}"</ETag></Contents>`,
       );
+    }
     if (end >= 0) folders.add(folder);
     at = end < 0 || manner === 'mixed' ? at + 1 : first((other) => !other.startsWith(folder), at);
   }
