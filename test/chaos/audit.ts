@@ -133,7 +133,8 @@ async function auditRows(
   return total;
 }
 
-async function readShard(store: Store, run: string, shard: number): Promise<PartTable | undefined> {
+/** `undefined` where it has no part. */
+export async function readShard(store: Store, run: string, shard: number): Promise<PartTable | undefined> {
   const key = partKey(run, shard);
   const bytes = await store.read(key);
   return bytes && readPart(bytes, key);

@@ -29,11 +29,13 @@ export interface FaultProxyOptions {
   rate: number;
   random(): number;
   host?: string;
+  /** Called before the request goes on, or wrong. */
+  onRequest?(method: string, path: string): void;
 }
 
 /** Requests pass unchanged, signed host name included. */
 export async function startFaultProxy(target: string, options: FaultProxyOptions): Promise<FaultProxy> {
-  const { random, host = '127.0.0.1' } = options;
+  const { random, host = '127.0.0.1', onRequest } = options;
   const { hostname, port } = new URL(target);
   const counts: Record<Fault, number> = {
     refuse: 0,
@@ -56,6 +58,7 @@ export async function startFaultProxy(target: string, options: FaultProxyOptions
 
   const server = createServer((incoming, outgoing) => {
     requests += 1;
+    onRequest?.(incoming.method ?? '', incoming.url ?? '');
     const fault = drawFault();
     if (fault === 'cut') {
       incoming.socket.destroy();

@@ -3,8 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { findSuccess } from '../../src/run.ts';
 import { observe } from './observer.ts';
 import { makeFilePlace } from './place.ts';
-import type { Pool } from './pool.ts';
-import type { Scenario } from './scenario.ts';
+import type { Crew, Pool } from './pool.ts';
+import type { Scenario, Stage } from './scenario.ts';
 import { enqueue, usualShape } from './usual.ts';
 
 const sizes = {
@@ -24,40 +24,51 @@ export const kills: Scenario = {
     const observer = observe(place, 'r');
     await enqueue(pool, archive.folder, 'r');
 
-    // By work done, not by the clock: on a slow machine workers would else be killed before they have begun.
-    const imagesPerKill = count / (wanted + 1);
-    let killed = 0;
-    while (killed < wanted && !(await findSuccess(pool.store, 'r'))) {
-      await sleep(200);
-      if (imagesComputed(pool) < imagesPerKill * (killed + 1)) continue;
-      const busy = new Set(pool.trace().flatMap((line) => ('images' in line ? [line.pid] : [])));
-      const alive = crew.members().filter((worker) => busy.has(worker.child() ?? 0));
-      const victim = alive[Math.floor(stage.random() * alive.length)];
-      if (!victim) continue;
-      // A worker that is killed alone is followed by another after a second; the whole machine, by the crew.
-      victim.kill('SIGKILL', stage.random() < 0.4 ? 'worker' : 'machine');
-      killed += 1;
-      if (killed % 10 === 0) stage.say(`${killed} kills, ${pool.logLines('shard done').length} shards done`);
-    }
+    await killWhileWorking(stage, pool, crew, { images: count, kills: wanted, runs: ['r'] });
     await pool.untilDone('r', 300_000);
     const findings = await stage.audit(pool, 'r', archive, { observer, commands: true });
     const again = workDoneAgain(pool, archive.items);
-    if (killed < wanted)
-      throw new Error(`the run was over after ${killed} kills of ${wanted}: give it more images`);
     if (stage.scale === 'full' && again.share >= 0.05) throw new Error(again.text);
     return {
-      done: `${killed} × SIGKILL among ${workers} workers, ${count.toLocaleString('en-US')} images`,
+      done: `${wanted} × SIGKILL among ${workers} workers, ${count.toLocaleString('en-US')} images`,
       shown: `${findings.summary}; ${again.text}`,
     };
   },
 };
+
+/** Sends SIGKILL to busy workers of a crew, evenly over the `images` of `runs`. Throws where the runs are over before. */
+export async function killWhileWorking(
+  stage: Stage,
+  pool: Pool,
+  crew: Crew,
+  { images, kills, runs }: { images: number; kills: number; runs: readonly string[] },
+): Promise<void> {
+  const isOver = async (): Promise<boolean> =>
+    (await Promise.all(runs.map((run) => findSuccess(pool.store, run)))).every(Boolean);
+  // By work done, not by the clock: on a slow machine workers would else be killed before they have begun.
+  const imagesPerKill = images / (kills + 1);
+  for (let killed = 0; killed < kills; ) {
+    await sleep(200);
+    if (await isOver())
+      throw new Error(`all was over after ${killed} kills of ${kills}: give the pool more images`);
+    if (imagesComputed(pool) < imagesPerKill * (killed + 1)) continue;
+    const busy = new Set(pool.trace().flatMap((line) => ('images' in line ? [line.pid] : [])));
+    const alive = crew.members().filter((worker) => busy.has(worker.child() ?? 0));
+    const victim = alive[Math.floor(stage.random() * alive.length)];
+    if (!victim) continue;
+    // A worker that is killed alone is followed by another after a second; the whole machine, by the crew.
+    victim.kill('SIGKILL', stage.random() < 0.4 ? 'worker' : 'machine');
+    killed += 1;
+    if (killed % 10 === 0) stage.say(`${killed} kills, ${pool.logLines('shard done').length} shards done`);
+  }
+}
 
 /** In all processes together, those that were killed included. */
 function imagesComputed(pool: Pool): number {
   return pool.trace().reduce((sum, line) => sum + ('images' in line ? line.images : 0), 0);
 }
 
-function workDoneAgain(pool: Pool, items: number): { share: number; text: string } {
+export function workDoneAgain(pool: Pool, items: number): { share: number; text: string } {
   const computed = imagesComputed(pool);
   const share = computed / items - 1;
   const percent = `${(100 * share).toFixed(1)} %`;

@@ -45,12 +45,17 @@ export interface Pool {
   work(options?: WorkOptions): WorkerProcess;
   /** Keeps `count` workers running, as systemd would: one that ends is followed by another. */
   keepWorking(count: number, options?: WorkOptions): Crew;
-  /** Any command of lensmill on this output. Rejects only when it takes longer than `timeoutMs`. */
+  /** Any command of lensmill on this output. Rejects only when it takes longer than `timeoutMs`; SIGKILL when `killed` aborts. */
   cli(
     args: readonly string[],
-    options?: { env?: Record<string, string>; timeoutMs?: number },
+    options?: { env?: Record<string, string>; timeoutMs?: number; killed?: AbortSignal },
   ): Promise<Command>;
-  enqueue(source: string, run: string, options?: { shardSize?: number }): Promise<Command>;
+  /** `flags` are further ones of the command's. */
+  enqueue(
+    source: string,
+    run: string,
+    options?: { shardSize?: number; flags?: readonly string[]; killed?: AbortSignal },
+  ): Promise<Command>;
   resume(run: string): Promise<Command>;
   /** Rejects with the last words of every worker when the run takes longer. */
   untilDone(run: string, timeoutMs: number): Promise<void>;
@@ -137,8 +142,9 @@ export async function openPool(options: PoolOptions): Promise<Pool> {
         },
       };
     },
-    async cli(args, { env: more = {}, timeoutMs = commandMs } = {}) {
+    async cli(args, { env: more = {}, timeoutMs = commandMs, killed } = {}) {
       const command = lensmill([...args, '--output', place.output], { ...env, ...more });
+      killed?.addEventListener('abort', () => command.kill('SIGKILL'));
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => {
         command.kill('SIGKILL');
@@ -151,9 +157,10 @@ export async function openPool(options: PoolOptions): Promise<Pool> {
         clearTimeout(timer);
       }
     },
-    enqueue(source, run, { shardSize = 16 } = {}) {
+    enqueue(source, run, { shardSize = 16, flags = [], killed } = {}) {
       const size = ['--shard-size', String(shardSize)];
-      return pool.cli(['enqueue', source, '--run', run, '--redis', redis.url, ...onRun, ...size]);
+      const args = ['enqueue', source, '--run', run, '--redis', redis.url, ...onRun, ...size, ...flags];
+      return pool.cli(args, killed && { killed });
     },
     resume: (run) =>
       pool.cli(['resume', run, '--redis', redis.url, ...onWorker, '--read-timeout', readTimeout, '--json']),

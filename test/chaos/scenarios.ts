@@ -5,6 +5,7 @@ import { diskFull } from './disk-full.ts';
 import { everyStep } from './every-step.ts';
 import { freeze } from './freeze.ts';
 import { kills } from './kills.ts';
+import { packedKills, packedReplaced } from './packed.ts';
 import { partition } from './partition.ts';
 import { redisCrashes, redisEmptied } from './redis-loss.ts';
 import type { Scenario } from './scenario.ts';
@@ -18,6 +19,8 @@ export const scenarios: readonly Scenario[] = [
   redisEmptied,
   partition,
   storeFaults,
+  packedKills,
+  packedReplaced,
   diskFull,
   clocks,
   everyStep,

@@ -24,8 +24,13 @@ export function usualArchive(stage: Stage): Promise<Archive & { reference: Refer
   return stage.archive({ count: counts[stage.scale], brokenEvery: 31, ...usualShape });
 }
 
-export async function enqueue(pool: Pool, source: string, run: string): Promise<void> {
-  mustExit(await pool.enqueue(source, run, usualShape), [0], `enqueue ${run}`);
+export async function enqueue(
+  pool: Pool,
+  source: string,
+  run: string,
+  flags: readonly string[] = [],
+): Promise<void> {
+  mustExit(await pool.enqueue(source, run, { ...usualShape, flags }), [0], `enqueue ${run}`);
 }
 
 /** Exit code 3 is a run that is done, with failed rows: the broken images. */
