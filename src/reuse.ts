@@ -2,7 +2,7 @@
  * The same bytes are embedded once: a worker's memory of what came of bytes that it, or a finished run of the output, has met.
  *
  *   1. Before its first shard, the hashes of the output's finished runs of the same kind go to the table (seen.ts), newest
- *      run first, as many as it takes.
+ *      run first, until one has no room.
  *   2. A lane that has read an item claims its bytes there. Bytes that are known are neither decoded nor embedded.
  *   3. `recall` gives what they came to: from memory for the latest few thousand, else from the part that holds the row.
  *      Where it cannot (the shard that had them was lost, or the 64 bits belong to others), they are done anew.

@@ -1,6 +1,6 @@
 /** A single picture on the web. Its id is the last segment of its path. */
-
 import type { Objects } from '../objects/objects.ts';
+import { persistent } from '../objects/persistent.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { explainList } from './archive-source.ts';
@@ -48,7 +48,8 @@ export class OneSource implements Source {
 
   async #stat(signal?: AbortSignal): Promise<Pick<Item, 'etag' | 'size'>> {
     try {
-      return await this.#objects.stat(this.#url, { signal });
+      // Nobody repeats a listing.
+      return await persistent(this.#objects).stat(this.#url, { signal });
     } catch (error) {
       signal?.throwIfAborted();
       throw explainList(error, this.#url);
