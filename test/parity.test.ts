@@ -11,8 +11,6 @@ import { cropWithPillow, type Transform } from './helpers/pillow.ts';
 const TRANSFORMS: Transform[] = [
   { resize: 256, crop: 224, interpolation: 'bilinear' },
   { resize: 232, crop: 224, interpolation: 'bilinear' },
-  { resize: 236, crop: 224, interpolation: 'bilinear' },
-  { resize: 256, crop: 224, interpolation: 'bicubic' },
   { resize: 232, crop: 224, interpolation: 'bicubic' },
   { resize: 236, crop: 224, interpolation: 'bicubic' },
   { resize: 300, crop: 299, interpolation: 'bicubic' },

@@ -98,6 +98,7 @@ export const packedKills: Scenario = {
 
 export const packedReplaced: Scenario = {
   name: 'packed-replaced',
+  isLong: true,
   title:
     'an archive that is replaced while it is indexed gives no row of other bytes, and the next run all of them',
   async play(stage) {

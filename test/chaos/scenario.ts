@@ -15,6 +15,8 @@ export interface Scenario {
   name: string;
   /** A fact that a user cares about. */
   title: string;
+  /** `npm test` has no half minute for it. */
+  isLong?: true;
   /** Throws where the fact does not hold, and CannotRunHere where this machine cannot tell. */
   play(stage: Stage): Promise<Report>;
 }
