@@ -4,6 +4,7 @@ import pRetry from 'p-retry';
 import { type Failure, messageOf } from './errors.ts';
 import { ReadError, type Source } from './sources/source.ts';
 import type { ByteFacts, Item } from './types.ts';
+import { isWebUri } from './uri.ts';
 
 export interface FetchOptions {
   maxBytes: number;
@@ -24,7 +25,7 @@ export async function fetchItem(
   item: Item,
   { maxBytes, timeoutMs, signal }: FetchOptions,
 ): Promise<({ content: Uint8Array } & ByteFacts) | Failure> {
-  const isWeb = /^https?:/i.test(item.uri);
+  const isWeb = isWebUri(item.uri);
   try {
     const content = await pRetry(
       () => {

@@ -11,6 +11,7 @@ import { type Run, sourceName } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item, Outcome, Provenance } from './types.ts';
+import { isWebUri } from './uri.ts';
 
 /**
  * Above this many rows, and half of the shard, unreadable items are the source's fault and not the items'. On the web each
@@ -124,7 +125,7 @@ function throwIfSystemic(failed: readonly Outcome[], items: readonly Item[]): vo
       outcome.status === 'failed' && ['access-denied', 'read-failed', 'timeout'].includes(outcome.error),
   );
   const [first] = unreadable;
-  const least = items.some(({ uri }) => /^https?:/i.test(uri)) ? items.length : items.length / 2;
+  const least = items.some(({ uri }) => isWebUri(uri)) ? items.length : items.length / 2;
   if (unreadable.length < Math.max(systemicRows, least) || first?.status !== 'failed') return;
   const message = `${unreadable.length} of ${items.length} images cannot be read (${first.error}: ${first.message})`;
   throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);

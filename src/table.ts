@@ -60,24 +60,22 @@ export async function openTable(store: Store, id: string): Promise<Table> {
 export async function* tableParts(store: Store, { views }: Table): AsyncGenerator<ViewPart> {
   for (const [at, view] of views.entries()) {
     const later = views.slice(at + 1).map((run) => openIds(store, run));
-    const parts = new Map(view.success.parts.map((part) => [part.shard, part]));
     for await (const part of viewParts(store, view)) {
-      const named = parts.get(part.shard);
-      const dropped = later.length === 0 && named?.gone === 0 ? [] : await droppedOf(part, named);
+      const dropped = later.length === 0 && part.gone === 0 ? [] : await droppedOf(store, part, later);
       if (dropped.length < part.rows) yield { ...part, dropped };
     }
-
-    async function droppedOf(part: ViewPart, named: NamedPart | undefined): Promise<number[]> {
-      const { ids, statuses } = await (await openPart(store, part.key, named?.bytes ?? 0)).readOutcomes();
-      const dropped: number[] = [];
-      for (const [row, id] of ids.entries()) {
-        let isDropped = statuses[row] === 'gone';
-        for (const run of later) isDropped = (await run.has(id)) || isDropped;
-        if (isDropped) dropped.push(row);
-      }
-      return dropped;
-    }
   }
+}
+
+async function droppedOf(store: Store, { key, bytes }: ViewPart, later: readonly Ids[]): Promise<number[]> {
+  const { ids, statuses } = await (await openPart(store, key, bytes)).readOutcomes();
+  const dropped: number[] = [];
+  for (const [row, id] of ids.entries()) {
+    let isDropped = statuses[row] === 'gone';
+    for (const run of later) isDropped = (await run.has(id)) || isDropped;
+    if (isDropped) dropped.push(row);
+  }
+  return dropped;
 }
 
 /** The rows that count, in the order of their ids, behind `after`. */
@@ -129,8 +127,12 @@ async function* readRows(
   }
 }
 
-/** Whether a run has a row of an id; to be asked in order. */
-function openIds(store: Store, run: FinishedRun): { has(id: string): Promise<boolean> } {
+interface Ids {
+  /** Whether a run has a row of an id; to be asked in order. */
+  has(id: string): Promise<boolean>;
+}
+
+function openIds(store: Store, run: FinishedRun): Ids {
   const rows = readRows(store, run, undefined);
   let row: LayerRow;
   let isOpen = false;

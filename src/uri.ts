@@ -16,6 +16,11 @@ export function schemeOf(uri: string): string {
   return /^([a-z][a-z0-9+.-]*):\/\//i.exec(uri)?.[1]?.toLowerCase() ?? 'file';
 }
 
+/** Whether it is to be read over http or https. */
+export function isWebUri(uri: string): boolean {
+  return /^https?:/i.test(uri);
+}
+
 /** The absolute path that a plain path or a `file:` URI names. Throws ConfigError 'bad-uri'. */
 export function pathOfUri(uri: string): string {
   if (uri === '') throw new ConfigError('bad-uri', 'an empty path names no folder');

@@ -134,7 +134,7 @@ export async function* failedRows(
 }
 
 /** A part of the view. */
-export interface ViewPart extends Pick<NamedPart, 'key' | 'shard' | 'rows'> {
+export interface ViewPart extends Pick<NamedPart, 'key' | 'shard' | 'rows' | 'bytes' | 'gone'> {
   replaced: ReplacedRow[];
   /** Rows that are no longer what counts: their image is gone, or a later run has done it again. */
   dropped: number[];
@@ -150,13 +150,13 @@ export interface ReplacedRow {
 export async function* viewParts(store: Store, view: View): AsyncGenerator<ViewPart> {
   const isRetried = view.retries.length > 0;
   const failed = failedRows(store, view);
-  for (const { key, shard, rows, failed: failedCount } of view.success.parts) {
+  for (const { key, shard, rows, bytes, gone, failed: failedCount } of view.success.parts) {
     const next = isRetried && failedCount > 0 ? await failed.next() : undefined;
     const failedHere = next?.done === false ? next.value.rows : [];
     const replaced = failedHere.flatMap(({ row, id, retried }) =>
       retried ? [{ row, id, by: retried }] : [],
     );
-    yield { key, shard, rows, replaced, dropped: [] };
+    yield { key, shard, rows, bytes, gone, replaced, dropped: [] };
   }
 }
 

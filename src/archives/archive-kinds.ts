@@ -1,5 +1,4 @@
 /** All kinds of archives, and the readers of them that one source needs. */
-
 import type { Objects } from '../objects/objects.ts';
 import { persistent } from '../objects/persistent.ts';
 import type { Item } from '../types.ts';

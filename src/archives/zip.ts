@@ -16,7 +16,6 @@ import {
   type Member,
   maxMembers,
 } from './archive.ts';
-import { readDirectory } from './zip-directory.ts';
 
 /**
  * A member's etag is its CRC-32 and size, so one that a new version of the zip holds unchanged is known as unchanged.
@@ -44,6 +43,8 @@ class ZipReader implements ArchiveReader {
     facts: ObjectFacts,
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ members: Member[]; skipped: number }> {
+    // Loaded here: workers read members, and list nothing.
+    const { readDirectory } = await import('./zip-directory.ts');
     const members = new Map<RawPath, Member>();
     const places: MemberPlace[] = [];
     for await (const { name, isFile, crc, size, at } of readDirectory(this.#objects, uri, facts, signal)) {

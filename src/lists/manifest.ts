@@ -6,23 +6,16 @@
  * left out without a word would be an image that nobody misses.
  */
 import { pipeline, Readable } from 'node:stream';
-import { type CsvError, type Options as CsvOptions, parse as parseCsv } from 'csv-parse';
-import pRetry from 'p-retry';
+import type { CsvError, Options as CsvOptions } from 'csv-parse';
 import { ConfigError, type FailureCode, messageOf } from '../errors.ts';
 import type { Objects } from '../objects/objects.ts';
+import { persistent } from '../objects/persistent.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { openParquet } from '../parquet-ranges.ts';
 import { type ListColumns, ReadError } from '../sources/source.ts';
+import { isWebUri } from '../uri.ts';
 import { type Columns, chooseColumns, type ListRow, rowOf, type Table } from './columns.ts';
-import {
-  type Compression,
-  firstWaitMs,
-  maxLineBytes,
-  readLines,
-  readText,
-  retries,
-  type TextObject,
-} from './text.ts';
+import { type Compression, maxLineBytes, readLines, readText, type TextObject } from './text.ts';
 
 interface List extends TextObject, Table {
   size: number;
@@ -64,13 +57,14 @@ export async function* readManifest(
   }
   const fail = (line: number, what: string) => badRow(uri, line, what);
   try {
-    const { etag, size } = await again(() => objects.stat(uri, { signal }), signal);
+    const patient = persistent(objects);
+    const { etag, size } = await patient.stat(uri, { signal });
     yield* format.read({
       uri,
       name: publicUrl(uri),
       etag,
       size,
-      objects,
+      objects: patient,
       columns,
       compression: format.compression,
       signal,
@@ -89,7 +83,7 @@ export function badRow(uri: string, line: number, what: string): ConfigError {
 }
 
 function formatOf(uri: string): { read: RowReader; compression: Compression | undefined } | undefined {
-  const path = /^https?:/i.test(uri) ? uri.replace(/[?#].*$/s, '') : uri;
+  const path = isWebUri(uri) ? uri.replace(/[?#].*$/s, '') : uri;
   const [, extension = '', compression] = /(\.[a-z]+)(\.gz|\.zst)?$/.exec(path.toLowerCase()) ?? [];
   const read = Object.hasOwn(readers, extension) ? readers[extension] : undefined;
   if (!read || (compression && read === readParquet)) return undefined;
@@ -116,6 +110,8 @@ async function* readCsv(list: List, delimiter: string): AsyncGenerator<ListRow> 
       return { line, fields };
     },
   };
+  // Loaded here: workers read what lists name, and no list.
+  const { parse: parseCsv } = await import('csv-parse');
   // Its types know no record that is not an array, unless it names the columns itself.
   const parser = parseCsv(options as unknown as CsvOptions);
   // What goes wrong on the way reaches whoever reads the parser.
@@ -204,8 +200,7 @@ function keepDigits(_: string, value: unknown, { source }: { source?: string } =
 
 async function* readParquet(list: List): AsyncGenerator<ListRow> {
   const { uri, name, etag, size, objects, signal } = list;
-  const read = (first: number, count: number) =>
-    again(() => objects.readRange(uri, { etag, first, count, signal }), signal);
+  const read = (first: number, count: number) => objects.readRange(uri, { etag, first, count, signal });
   const explained = async <T>(reading: Promise<T>): Promise<T> => {
     try {
       return await reading;
@@ -234,16 +229,6 @@ async function* readParquet(list: List): AsyncGenerator<ListRow> {
       yield rowOf(list, columns, group.first + row + 1, (name) => values.get(name)?.[row] ?? null);
     }
   }
-}
-
-/** What several attempts make of a read that failed for a moment. */
-function again<T>(read: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  return pRetry(read, {
-    retries,
-    minTimeout: firstWaitMs,
-    ...(signal && { signal }),
-    shouldRetry: ({ error }) => error instanceof ReadError && error.transient,
-  });
 }
 
 function explain(error: ReadError, uri: string): ConfigError {

@@ -1,15 +1,14 @@
-/** The text of one object, in a single pass: read on where a connection broke, decompressed, and proven to be UTF-8. */
+/** The text of one object, in a single pass: decompressed, and proven to be UTF-8. */
 import { isUtf8 } from 'node:buffer';
 import { pipeline, Readable } from 'node:stream';
-import { setTimeout } from 'node:timers/promises';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { errnoOf } from '../errno.ts';
 import type { Objects } from '../objects/objects.ts';
-import { ReadError } from '../sources/source.ts';
 
 export interface TextObject {
   uri: string;
   etag: string;
+  /** Patient ones: what breaks off here ends the list. */
   objects: Objects;
   compression: Compression | undefined;
   signal: AbortSignal | undefined;
@@ -23,10 +22,6 @@ const decompressors = { '.gz': createGunzip, '.zst': createZstdDecompress };
 
 /** Of text, decompressed. A quote that is never closed would else be a line of gigabytes. */
 export const maxLineBytes = 1_000_000;
-
-/** Times in a row that a read is repeated, and what is waited before the first; before each next one twice as long. */
-export const retries = 5;
-export const firstWaitMs = 200;
 
 const newline = 0x0a;
 
@@ -78,36 +73,16 @@ export async function* readLines(object: TextObject): AsyncGenerator<{ line: num
 }
 
 async function* decompressed(object: TextObject): AsyncGenerator<Uint8Array> {
-  const { compression, fail } = object;
-  if (!compression) return yield* readOn(object);
+  const { uri, etag, objects, compression, signal, fail } = object;
+  const stored = objects.stream(uri, { etag, signal });
+  if (!compression) return yield* stored;
   try {
     // What is wrong with either stream reaches the last one; leaving the loop closes both.
-    yield* pipeline(Readable.from(readOn(object)), decompressors[compression](), () => {});
+    yield* pipeline(Readable.from(stored), decompressors[compression](), () => {});
   } catch (error) {
     throw /^Z_|^ZSTD_/.test(errnoOf(error) ?? '')
       ? fail(1, `is not whole as ${compression}: pack it again`)
       : error;
-  }
-}
-
-/** All bytes of one version, read on from where a connection broke. */
-async function* readOn({ uri, etag, objects, signal }: TextObject): AsyncGenerator<Uint8Array> {
-  let first = 0;
-  let failures = 0;
-  for (;;) {
-    try {
-      for await (const piece of objects.stream(uri, { etag, first, signal })) {
-        first += piece.length;
-        failures = 0;
-        yield piece;
-      }
-      return;
-    } catch (error) {
-      // Without an etag the rest might be that of another version.
-      const isHopeful = error instanceof ReadError && error.transient && (etag !== '' || first === 0);
-      if (!isHopeful || failures === retries) throw error;
-      await setTimeout(firstWaitMs * 2 ** failures++, undefined, { signal });
-    }
   }
 }
 

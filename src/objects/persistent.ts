@@ -1,4 +1,4 @@
-/** Objects that are read again where another attempt may help, for what no lane repeats: the listing of an archive, a long stream. */
+/** Objects that are read again where another attempt may help, for what no lane repeats: a list, an archive's listing. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
 import { ReadError } from '../sources/source.ts';
@@ -30,7 +30,8 @@ export function persistent(objects: Objects): Objects {
 
 /** A stream that breaks off goes on where it stopped, as long as bytes come. */
 async function* streamOn(objects: Objects, uri: string, options: StreamRead): AsyncGenerator<Uint8Array> {
-  let { first = 0 } = options;
+  const { first: start = 0, etag } = options;
+  let first = start;
   for (let failures = 0; ; ) {
     try {
       for await (const chunk of objects.stream(uri, { ...options, first })) {
@@ -40,7 +41,9 @@ async function* streamOn(objects: Objects, uri: string, options: StreamRead): As
       }
       return;
     } catch (error) {
-      if (!isTransient(error) || ++failures === attempts) throw error;
+      // Without an etag the rest might be that of another version.
+      const isHopeful = isTransient(error) && (etag !== '' || first === start);
+      if (!isHopeful || ++failures === attempts) throw error;
       const { signal } = options;
       await sleep(firstPauseMs * 2 ** (failures - 1), undefined, signal ? { signal } : {}).catch(() => {});
       signal?.throwIfAborted();

@@ -1,5 +1,4 @@
 /** Items from one archive. An id is a member's name. */
-
 import { type ArchiveKind, type Member, memberUri } from '../archives/archive.ts';
 import { type Archives, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError } from '../errors.ts';

@@ -8,7 +8,6 @@
  * An archive that is damaged, or that may not be read, is one item, which fails: its members cannot be known, and a million
  * other files are not to wait for it.
  */
-
 import { archiveUriOf, type Member } from '../archives/archive.ts';
 import { archiveKindOf, archiveKinds, openArchives } from '../archives/archive-kinds.ts';
 import { ConfigError, messageOf } from '../errors.ts';

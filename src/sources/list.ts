@@ -13,7 +13,7 @@ import { type Entry, type SortOptions, sortEntries } from '../lists/sorted.ts';
 import type { Objects } from '../objects/objects.ts';
 import { hasCredentials, publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
-import { fileUri, pathOfFileUri, type RawPath, rawOfText, schemeOf, textOfRaw } from '../uri.ts';
+import { fileUri, isWebUri, pathOfFileUri, type RawPath, rawOfText, schemeOf, textOfRaw } from '../uri.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
 import { type Globs, type ItemPage, type ListColumns, ReadError, type Source } from './source.ts';
 
@@ -163,14 +163,14 @@ type Row = [line: number, uri: string, extra?: ListRow['extra']];
 /** In the place of a `Row`. */
 const leftOut = '';
 
-const archiveMember = /\.(tar|tar\.\w+|tgz|zip)!/i;
+const archiveMember = /\.(tar|tar\.\w+|tgz|tzst|zip)!/i;
 
 /** 'http://NAME:PASSWORD@' before what is no host: no URL, but a password all the same. */
 const unparsedCredentials = /^(?!file:)[a-z][a-z0-9+.-]*:[/\\]{2}[^/\\?#]*@/i;
 
 /** A path, where it is relative, from `folder`; without one it names nothing and stays as it is, as does what is no URI. */
 function canonicalUri(text: string, folder: RawPath | undefined): string {
-  if (/^https?:/i.test(text)) return URL.parse(text)?.href ?? text;
+  if (isWebUri(text)) return URL.parse(text)?.href ?? text;
   if (/^s3:\/\//i.test(text)) return `s3${text.slice(2)}`;
   if (/^file:/i.test(text)) {
     const path = pathOfFileUri(text);

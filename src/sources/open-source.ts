@@ -4,7 +4,7 @@ import { ConfigError } from '../errors.ts';
 import { isList } from '../lists/manifest.ts';
 import { openObjects } from '../objects/open-objects.ts';
 import { hasCredentials, publicUrl } from '../objects/web-url.ts';
-import { fileUri, pathOfUri, rawOfText, schemeOf } from '../uri.ts';
+import { fileUri, isWebUri, pathOfUri, rawOfText, schemeOf } from '../uri.ts';
 import { ArchiveSource } from './archive-source.ts';
 import { archivesWithin } from './archives-within.ts';
 import { FolderSource } from './folder.ts';
@@ -34,7 +34,7 @@ export function sourceUri(given: string): string {
   switch (schemeOf(given)) {
     case 'file':
       // 'https:/user:password@host' would be a path, and be told to everybody.
-      if (/^https?:/i.test(given))
+      if (isWebUri(given))
         throw new ConfigError('bad-uri', `'${publicUrl(given)}' is no URL: expected https://HOST/PATH`);
       return fileUri(rawOfText(pathOfUri(given)));
     case 's3':
@@ -58,7 +58,7 @@ export function sourceUri(given: string): string {
 function openOne(uri: string, spec: SourceSpec, options: SourceOptions): Source {
   const globs = { include: spec.include ?? DEFAULT_INCLUDE, exclude: spec.exclude };
   const scheme = schemeOf(uri);
-  const isWeb = scheme === 'http' || scheme === 'https';
+  const isWeb = isWebUri(uri);
   if (!isWeb && scheme !== 'file' && scheme !== 's3') throw unknownScheme(uri);
 
   const name = isWeb ? new URL(uri).pathname : uri;
