@@ -7,7 +7,6 @@
  *   - repeat a conditional PUT that met another one in flight (409).
  * What an error means, and what to do about it, is in s3-errors.ts.
  */
-
 import { hash } from 'node:crypto';
 import {
   DeleteObjectCommand,

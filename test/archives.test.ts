@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { archiveKindOf } from '../src/archives/archive-kinds.ts';
 import { openFileObjects } from '../src/objects/file.ts';
 import type { Objects } from '../src/objects/objects.ts';
@@ -17,6 +17,7 @@ import type { Globs, Source } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
 import { compareBytewise, fileUri, rawOfText } from '../src/uri.ts';
 import { type Extension, makeArchive } from './helpers/archives.ts';
+import { closeAfterEach } from './helpers/closing.ts';
 import { makeBucket, putForeignObject, testS3Options } from './helpers/s3.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -58,17 +59,7 @@ async function newPrefix(): Promise<Ground> {
   };
 }
 
-const opened: Source[] = [];
-function keep(source: Source): Source {
-  opened.push(source);
-  return source;
-}
-afterEach(async () => {
-  for (const source of opened.splice(0)) {
-    await source.close();
-    await source.close();
-  }
-});
+const keep = closeAfterEach<Source>();
 
 function openWithin(ground: Ground, globs = everything): Source {
   return keep(archivesWithin((wider) => ground.source(wider), globs, ground.objects()));

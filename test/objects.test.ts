@@ -11,6 +11,7 @@ import { openObjects } from '../src/objects/open-objects.ts';
 import { openS3Objects } from '../src/objects/s3.ts';
 import { openWebObjects } from '../src/objects/web.ts';
 import { moduleUrl, runAsNobody } from './helpers/child.ts';
+import { closeAfterEach } from './helpers/closing.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
 import { tempFolder } from './helpers/temp.ts';
@@ -25,17 +26,7 @@ async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
   return Buffer.concat(await Array.fromAsync(stream));
 }
 
-const opened: Objects[] = [];
-function keep(objects: Objects): Objects {
-  opened.push(objects);
-  return objects;
-}
-afterEach(async () => {
-  for (const objects of opened.splice(0)) {
-    await objects.close();
-    await objects.close();
-  }
-});
+const keep = closeAfterEach<Objects>();
 
 /** Where a member finds its objects. */
 interface Ground {

@@ -11,6 +11,7 @@ import type { Globs, ItemPage, Source } from '../src/sources/source.ts';
 import type { Item } from '../src/types.ts';
 import { escapeName, unescapeName } from '../src/uri.ts';
 import { moduleUrl, runAsNobody } from './helpers/child.ts';
+import { closeAfterEach } from './helpers/closing.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { makeSpec, sourceDefaults } from './helpers/source-options.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
@@ -21,19 +22,10 @@ const pictures: Globs = { include: DEFAULT_INCLUDE, exclude: [] };
 const bytes = (text: string) => Buffer.from(text);
 const maxBytes = 1_000_000;
 
-const openSources: Source[] = [];
+const keep = closeAfterEach<Source>();
 function open(uri: string, globs = everything, s3 = testS3Options()): Source {
-  const source = openSource(makeSpec([uri], globs), { ...sourceDefaults, s3 });
-  openSources.push(source);
-  return source;
+  return keep(openSource(makeSpec([uri], globs), { ...sourceDefaults, s3 }));
 }
-afterEach(async () => {
-  for (const source of openSources.splice(0)) {
-    await source.close();
-    await source.close();
-  }
-});
-
 async function listAll(
   source: Source,
   after?: string,

@@ -13,6 +13,7 @@ import { FileStore } from '../src/stores/file.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { ListedObject, Store } from '../src/stores/store.ts';
 import { moduleUrl, runAsNobody, runOnSmallDisk } from './helpers/child.ts';
+import { closeAfterEach } from './helpers/closing.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
 import { tempFolder } from './helpers/temp.ts';
@@ -24,19 +25,10 @@ async function keysOf(objects: AsyncIterable<ListedObject>): Promise<string[]> {
   return (await Array.fromAsync(objects)).map(({ key }) => key);
 }
 
-const openStores: Store[] = [];
+const keep = closeAfterEach<Store>();
 function open(uri: string, options: S3Options = testS3Options()): Store {
-  const store = openStore(uri, options);
-  openStores.push(store);
-  return store;
+  return keep(openStore(uri, options));
 }
-afterEach(async () => {
-  for (const store of openStores.splice(0)) {
-    await store.close();
-    await store.close();
-  }
-});
-
 describe.each([
   { name: 'file', newRoot: async () => pathToFileURL(join(tempFolder(), 'not yet there')).href },
   { name: 's3', newRoot: async () => `s3://${await makeBucket()}/some/prefix` },

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
-import { afterEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { messageOf } from '../src/errors.ts';
 import { makeGate, openGate } from '../src/objects/host-gate.ts';
 import type { Objects } from '../src/objects/objects.ts';
@@ -14,26 +14,18 @@ import { openWebObjects } from '../src/objects/web.ts';
 import { hasCredentials, publicUrl } from '../src/objects/web-url.ts';
 import type { WebOptions } from '../src/sources/source.ts';
 import { moduleUrl } from './helpers/child.ts';
+import { closeAfterEach } from './helpers/closing.ts';
 import { tempFolder } from './helpers/temp.ts';
 import { serveWeb, type WebServer } from './helpers/web-server.ts';
 
 const maxBytes = 1_000_000;
 const picture = Buffer.from(Array.from({ length: 1_000 }, (_, at) => at % 251));
 
-const opened: Objects[] = [];
+const keep = closeAfterEach<Objects>();
 function open(server?: WebServer, change: Partial<WebOptions> = {}): Objects {
   const allowHosts = server ? [server.host] : [];
-  const objects = openWebObjects({ allowHosts, perHost: 4, perSecond: 0, timeoutMs: 5_000, ...change });
-  opened.push(objects);
-  return objects;
+  return keep(openWebObjects({ allowHosts, perHost: 4, perSecond: 0, timeoutMs: 5_000, ...change }));
 }
-afterEach(async () => {
-  for (const objects of opened.splice(0)) {
-    await objects.close();
-    await objects.close();
-  }
-});
-
 const read = (objects: Objects, uri: string, etag = ''): Promise<Uint8Array> =>
   objects.read(uri, { etag, maxBytes });
 

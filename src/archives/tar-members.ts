@@ -5,7 +5,6 @@
  * between members is zeros or a header, up to the last; anything else is damage, and is told. Two zero blocks at the end are
  * not asked for, since writers that were stopped between two members leave none.
  */
-
 import { ReadError } from '../sources/source.ts';
 import type { Item, MemberPlace } from '../types.ts';
 import { escapeName, type RawPath, textOfRaw } from '../uri.ts';

@@ -1,5 +1,4 @@
 /** Tars: a walk from header to header says where each member lies, so one is read without the rest, by one ranged read. */
-
 import type { ObjectFacts, Objects } from '../objects/objects.ts';
 import { ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';

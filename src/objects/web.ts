@@ -5,7 +5,6 @@
  * If-Match and If-Range never match a weak ETag, and what a server makes of them differs; its answer's own ETag says as
  * surely what was read.
  */
-
 import { ReadError, type WebOptions } from '../sources/source.ts';
 import type { ObjectFacts, Objects } from './objects.ts';
 import { openWebClient, type WebAnswer } from './web-client.ts';
