@@ -14,8 +14,9 @@ import type { Store } from '../stores/store.ts';
 import { verifyRun } from '../verify.ts';
 import { addCommand, type Context, interruptedCode } from './command.ts';
 import { driveRun } from './drive.ts';
-import { placeSettings, planSettings, queueSettings, workSettings } from './index.ts';
-import { completePlan, loadModel, openOutput, planNewRun } from './prepare.ts';
+import { placeSettings, planSettings, queueSettings, workSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
+import { completePlan, loadModel, planNewRun } from './prepare.ts';
 import { codeOf, summarize, untrainedBanner } from './summary.ts';
 
 const neighbours = 3;

@@ -12,8 +12,9 @@ import {
   readSettings,
   runOptions,
   sourceArguments,
-} from './index.ts';
-import { type NewRunOptions, openOutput, planNewRun } from './prepare.ts';
+} from './option-groups.ts';
+import { openOutput } from './output.ts';
+import { type NewRunOptions, planNewRun } from './prepare.ts';
 
 export function addEnqueueCommand(program: Command): void {
   addCommand(program, 'enqueue', {

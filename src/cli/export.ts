@@ -8,8 +8,8 @@ import { findSuccess, listRuns, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { openTable, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { placeSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addExportCommand(program: Command): void {

@@ -10,8 +10,8 @@ import { openSource } from '../sources/open-source.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { placeSettings, readSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings, readSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 
 export function addGetCommand(program: Command): void {
   addCommand(program, 'get', {

@@ -6,8 +6,8 @@ import { findSuccess, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type CommandOptions, exitCodes, required } from './command.ts';
 import { openRedis, queueOf } from './drive.ts';
-import { placeSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 
 export function addPauseCommand(program: Command): void {
   addCommand(program, 'pause', {

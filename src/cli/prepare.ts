@@ -20,26 +20,18 @@ import {
   readSuccess,
   sourceName,
 } from '../run.ts';
-import { type Settings, s3OptionsOf, sourceOptionsOf } from '../settings.ts';
+import { sourceOptionsOf } from '../settings.ts';
 import { changedItems } from '../since.ts';
 import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Source } from '../sources/source.ts';
 import { atStep } from '../steps.ts';
-import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
 import { openTable, tableRows } from '../table.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
 import { publishWeights } from '../weights.ts';
-import { type Context, required } from './command.ts';
+import type { Context } from './command.ts';
 import { reportProgress } from './progress.ts';
-
-/** An output that is there and can be written. */
-export async function openOutput(settings: Settings): Promise<Store> {
-  const store = openStore(required(settings, 'output'), s3OptionsOf(settings));
-  await store.probe();
-  return store;
-}
 
 /** The model of the settings, or `ref`, downloaded where it has to be; `pull` says how eagerly. */
 export async function loadModel(

@@ -1,21 +1,11 @@
-/** The `lensmill` command, all of it. */
+/**
+ * The `lensmill` command: its parts, and which of them is asked for. A command's module is loaded when it is: all of them
+ * take a second of a core, one a third of that.
+ */
 import { Command } from 'commander';
 import { errnoOf } from '../errno.ts';
 import { version } from '../version.ts';
 import { exitCodes } from './command.ts';
-import { addDemoCommand } from './demo.ts';
-import { addDoctorCommand } from './doctor.ts';
-import { addEnqueueCommand } from './enqueue.ts';
-import { addExportCommand } from './export.ts';
-import { addGetCommand } from './get.ts';
-import { addIndexCommand } from './index.ts';
-import { addModelCommands } from './model.ts';
-import { addCancelCommand, addPauseCommand } from './pause.ts';
-import { addResumeCommand } from './resume.ts';
-import { addRetryCommand } from './retry.ts';
-import { addStatusCommand } from './status.ts';
-import { addVerifyCommand } from './verify.ts';
-import { addWorkCommand } from './work.ts';
 
 // `npm run` stands in the project's folder; paths are relative to where the user stands.
 const { npm_lifecycle_event: script, INIT_CWD: userFolder } = process.env;
@@ -26,6 +16,24 @@ process.stdout.on('error', (error) => {
   if (errnoOf(error) !== 'EPIPE') throw error;
   process.exit();
 });
+
+/** In the order of `--help`. */
+const commands: Record<string, () => Promise<(program: Command) => void>> = {
+  index: async () => (await import('./index.ts')).addIndexCommand,
+  enqueue: async () => (await import('./enqueue.ts')).addEnqueueCommand,
+  work: async () => (await import('./work.ts')).addWorkCommand,
+  status: async () => (await import('./status.ts')).addStatusCommand,
+  resume: async () => (await import('./resume.ts')).addResumeCommand,
+  pause: async () => (await import('./pause.ts')).addPauseCommand,
+  cancel: async () => (await import('./pause.ts')).addCancelCommand,
+  retry: async () => (await import('./retry.ts')).addRetryCommand,
+  verify: async () => (await import('./verify.ts')).addVerifyCommand,
+  export: async () => (await import('./export.ts')).addExportCommand,
+  get: async () => (await import('./get.ts')).addGetCommand,
+  model: async () => (await import('./model.ts')).addModelCommands,
+  doctor: async () => (await import('./doctor.ts')).addDoctorCommand,
+  demo: async () => (await import('./demo.ts')).addDemoCommand,
+};
 
 const program = new Command('lensmill')
   .description(
@@ -41,19 +49,8 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done with failed image
 Settings come from flags, else the environment, else lensmill.yaml; \`lensmill doctor\` shows them all.`,
   );
 
-addIndexCommand(program);
-addEnqueueCommand(program);
-addWorkCommand(program);
-addStatusCommand(program);
-addResumeCommand(program);
-addPauseCommand(program);
-addCancelCommand(program);
-addRetryCommand(program);
-addVerifyCommand(program);
-addExportCommand(program);
-addGetCommand(program);
-addModelCommands(program);
-addDoctorCommand(program);
-addDemoCommand(program);
+const [asked = ''] = process.argv.slice(2);
+const wanted = Object.hasOwn(commands, asked) ? [asked] : Object.keys(commands);
+for (const name of wanted) (await commands[name]?.())?.(program);
 
 await program.parseAsync();

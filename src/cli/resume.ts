@@ -3,8 +3,10 @@ import type { Command } from 'commander';
 import { findSuccess, readRequest } from '../run.ts';
 import { addCommand, required } from './command.ts';
 import { enqueueRun } from './enqueue.ts';
-import { finishRun, placeSettings, queueSettings, readSettings, workSettings } from './index.ts';
-import { completePlan, openOutput } from './prepare.ts';
+import { finishRun } from './index.ts';
+import { placeSettings, queueSettings, readSettings, workSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
+import { completePlan } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
 
 export function addResumeCommand(program: Command): void {

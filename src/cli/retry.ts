@@ -10,8 +10,10 @@ import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
 import { openView, type View } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
-import { finishRun, placeSettings, queueSettings, readSettings, workSettings } from './index.ts';
-import { completePlan, openOutput } from './prepare.ts';
+import { finishRun } from './index.ts';
+import { placeSettings, queueSettings, readSettings, workSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
+import { completePlan } from './prepare.ts';
 
 export function addRetryCommand(program: Command): void {
   addCommand(program, 'retry', {

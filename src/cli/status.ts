@@ -8,8 +8,8 @@ import type { Store } from '../stores/store.ts';
 import { listRetries } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { queueOf } from './drive.ts';
-import { placeSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 
 export interface RunStatus {
   run: string;

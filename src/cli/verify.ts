@@ -6,8 +6,8 @@ import { readRun, readSuccess } from '../run.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
 import { addCommand, type ExitCode, exitCodes } from './command.ts';
 import { type DeepVerification, verifyDeep } from './deep.ts';
-import { placeSettings, readSettings, workSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings, readSettings, workSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addVerifyCommand(program: Command): void {

@@ -4,8 +4,8 @@ import { superviseWorker } from '../../workers/supervisor.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { addCommand, exitCodes, required } from './command.ts';
 import { openRedis, queueOf } from './drive.ts';
-import { placeSettings, readSettings, workSettings } from './index.ts';
-import { openOutput } from './prepare.ts';
+import { placeSettings, readSettings, workSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
 
 export function addWorkCommand(program: Command): void {
   addCommand(program, 'work', {

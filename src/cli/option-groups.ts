@@ -1,0 +1,56 @@
+/** What several commands take alike: settings by what they decide, and arguments. */
+import type { SettingName } from '../settings.ts';
+
+/** What decides a run's rows. */
+export const planSettings: readonly SettingName[] = [
+  'output',
+  'model',
+  'precision',
+  'resize',
+  'topK',
+  'embedding',
+  'include',
+  'exclude',
+  'archives',
+  'uriColumn',
+  'idColumn',
+  'columns',
+  'reuse',
+  'shardSize',
+  'maxPixels',
+  'maxBytes',
+];
+/** What decides how fast they are made. */
+export const workSettings: readonly SettingName[] = [
+  'device',
+  'batch',
+  'threads',
+  'sessions',
+  'lanes',
+  'reads',
+  'readTimeoutMs',
+  'graceMs',
+];
+export const queueSettings: readonly SettingName[] = ['redis', 'queue', 'highWater', 'attempts'];
+/** What the process that reads images may do. */
+export const readSettings: readonly SettingName[] = [
+  'allowFiles',
+  'allowHosts',
+  'webPerHost',
+  'webPerSecond',
+];
+export const placeSettings: readonly SettingName[] = ['cacheDir', 's3Endpoint', 's3Region'];
+
+export const sourceArguments: readonly [string, string][] = [
+  [
+    '<source...>',
+    'a folder, s3://bucket/prefix, a tar, zip or list (csv, jsonl, parquet) there or on the web',
+  ],
+];
+export const runOptions: readonly [string, string][] = [
+  ['--run <id>', 'name of the run (default: the time)'],
+  [
+    '--since <run>',
+    'only what is new, changed or gone since that run; `latest`: the newest of this source and model',
+  ],
+];

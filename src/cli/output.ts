@@ -1,0 +1,12 @@
+/** The output that a command reads or writes. */
+import { type Settings, s3OptionsOf } from '../settings.ts';
+import { openStore } from '../stores/open-store.ts';
+import type { Store } from '../stores/store.ts';
+import { required } from './command.ts';
+
+/** An output that is there and can be written. */
+export async function openOutput(settings: Settings): Promise<Store> {
+  const store = openStore(required(settings, 'output'), s3OptionsOf(settings));
+  await store.probe();
+  return store;
+}
