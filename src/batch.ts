@@ -14,6 +14,7 @@
  * (the shard that had them was aborted), one such row is done anew and the others wait for it.
  */
 import { RunBlocked } from './errors.ts';
+import { openRowSpaces } from './row-space.ts';
 import type { BatchResult, Item, KnownRow, Outcome, ShardRows } from './types.ts';
 
 /** An item that a lane shall fetch and decode into its row of a slot. */
@@ -81,6 +82,8 @@ export interface EmbeddedShard extends ShardRows, StageTimes {
   reused: number;
   /** What made those. */
   devices: Set<string>;
+  /** Gives the rows' memory to later shards: once, when nobody reads them any more. */
+  free(): void;
 }
 
 export interface Batcher {
@@ -134,6 +137,7 @@ export function openBatcher(
   shape: { batch: number; slots: number; dimension: number; topK: number },
 ): Batcher {
   const { batch, slots, dimension, topK } = shape;
+  const spaces = openRowSpaces(shape);
   const line: Place[] = [];
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
   /** Batches whose results are still to come. */
@@ -144,21 +148,21 @@ export function openBatcher(
   return {
     embed(run, items, { signal, suspect }) {
       const { promise, resolve, reject } = Promise.withResolvers<EmbeddedShard>();
+      const space = spaces.take(items.length);
       const shard: ShardState = {
         run,
         suspect,
         rows: {
           items,
           outcomes: new Array(items.length),
-          embeddings: new Float32Array(items.length * dimension),
-          scores: new Float32Array(items.length * topK),
-          labels: new Int32Array(items.length * topK),
+          ...space,
           fetchMs: 0,
           decodeMs: 0,
           inferMs: 0,
           places: new Int32Array(items.length).fill(-1),
           reused: 0,
           devices: new Set(),
+          free: () => spaces.giveBack(space),
         },
         remaining: 0,
         ended: false,

@@ -6,7 +6,7 @@ import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
 import { partKey } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { openPlan } from './page.ts';
-import { encodePart, readPartFooter } from './part.ts';
+import { type encodePart, readPartFooter } from './part.ts';
 import { type Run, sourceName } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
@@ -33,6 +33,8 @@ export interface ShardReport {
 export interface PipelineParts {
   store: Store;
   batcher: Batcher;
+  /** The step "write", in a thread of its own. */
+  encode(...rows: Parameters<typeof encodePart>): Promise<Uint8Array>;
   /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
   provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch'>;
   /** A shard's part stands; `places` says where its bytes are in the table of bytes met. */
@@ -47,7 +49,7 @@ export interface Pipeline {
   processShard(run: Run, shard: number, options: { lease: Lease; suspect: boolean }): Promise<ShardReport>;
 }
 
-export function openPipeline({ store, batcher, provenance, onPart }: PipelineParts): Pipeline {
+export function openPipeline({ store, batcher, encode, provenance, onPart }: PipelineParts): Pipeline {
   const readItems = openPlan(store);
 
   return {
@@ -63,11 +65,14 @@ export function openPipeline({ store, batcher, provenance, onPart }: PipelinePar
       atStep('shard embedded', run.run, shard);
 
       const started = performance.now();
-      const part = encodePart(rows, provenanceOf(run, shard, rows), {
+      const { outcomes, embeddings, scores, labels } = rows;
+      const made = provenanceOf(run, shard, rows);
+      const part = await encode({ items, outcomes, embeddings, scores, labels }, made, {
         dimension: run.model.dimension,
         topK: run.topK,
         embeddingType: run.embedding,
       });
+      rows.free();
       atStep('part encoded', run.run, shard);
       // The last moment to notice that the shard is another worker's by now. Who is stopped between here and the request
       // is late, and a late request creates nothing: the other worker's part has the key.

@@ -2,6 +2,7 @@ import { beforeEach, expect, test } from 'vitest';
 import { type FilledSlot, openBatcher } from '../src/batch.ts';
 import { ConfigError } from '../src/errors.ts';
 import { type Lease, LeaseLost, openLease } from '../src/lease.ts';
+import { encodePart } from '../src/part.ts';
 import { openPipeline, type Pipeline } from '../src/pipeline.ts';
 import { planRun } from '../src/plan.ts';
 import { claimRun, type Run } from '../src/run.ts';
@@ -75,6 +76,7 @@ function pipelineOf(
   return openPipeline({
     store: output,
     batcher,
+    encode: async (...rows) => encodePart(...rows),
     provenance: () => ({ lensmill: run.lensmill, device: 'cpu', batch: 8 }),
   });
 }

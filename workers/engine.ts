@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { type Batcher, openBatcher } from '../src/batch.ts';
 import type { Device } from '../src/devices/device.ts';
 import { makeGate } from '../src/objects/host-gate.ts';
+import type { PipelineParts } from '../src/pipeline.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
 import { type Settings, sourceOptionsOf } from '../src/settings.ts';
@@ -10,7 +11,9 @@ import type { Store } from '../src/stores/store.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
-import { openThreads } from './thread.ts';
+import { makeSlot, type Slot } from './slot.ts';
+import { openThread, openThreads } from './thread.ts';
+import type { WriterReply, WriterRequest } from './writer.ts';
 
 /** What a user says of the device and of the way to it; 0 for `batch`, `lanes`, `sessions` or `threads`: what suits the device. */
 export type EngineSettings = Pick<
@@ -41,6 +44,7 @@ export interface EngineOptions {
 
 export interface Engine {
   readonly batcher: Batcher;
+  readonly encode: PipelineParts['encode'];
   /** Images per run of the model; less than asked for once the device ran out of memory. */
   readonly batch: number;
   /** Rejects when a thread is lost, as by a decoder that hangs: the process must end then. */
@@ -76,9 +80,8 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   // images/s with ResNet-152.
   const threads = settings.threads || cores;
   const sessionCount = Math.min(settings.sessions || device.sessions, threads);
-  const slots = Array.from(
-    { length: laneCount * slotsPerLane + sessionCount * slotsPerSession },
-    () => new SharedArrayBuffer(batch * crop * crop * 3),
+  const slots = Array.from({ length: laneCount * slotsPerLane + sessionCount * slotsPerSession }, () =>
+    makeSlot({ batch, crop, dimension, topK }),
   );
 
   const sessionThreads = Math.floor(threads / sessionCount);
@@ -93,8 +96,14 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
   const sources = sourceOptionsOf(settings);
   sources.web.gate = makeGate();
-  const laneOptions: LaneOptions = { slots, reads, readTimeoutMs, sources };
+  const laneOptions: LaneOptions = {
+    slots: slots.map(({ pixels }) => pixels),
+    reads,
+    readTimeoutMs,
+    sources,
+  };
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
+  const writer = openThread<WriterRequest, WriterReply>('writer', undefined);
   const announced = new Map<string, Promise<unknown>>();
   const memoryOf = new Map<string, Promise<Reuse>>();
   /** By run, once it is announced. */
@@ -104,7 +113,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const cautiousUntil = performance.now() + options.cautiousMs;
 
   const close = async (): Promise<void> => {
-    await Promise.all([sessions.close(), lanes.close()]);
+    await Promise.all([sessions.close(), lanes.close(), writer.close()]);
   };
   try {
     await sessions.callAll({ kind: 'open' });
@@ -126,13 +135,13 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
         )) as NonNullable<LaneReply>;
       },
       async infer(slot) {
-        const result = (await sessions.callOne({ kind: 'infer', slot })) as NonNullable<InferenceReply>;
+        const done = (await sessions.callOne({ kind: 'infer', slot })) as NonNullable<InferenceReply>;
         // What was made before a session became smaller has the larger batch; a part tells the smallest.
-        smallestBatch = Math.min(smallestBatch, result.batch);
-        if (result.notice !== undefined) options.onNotice(result.notice);
-        times.inferMs += result.inferMs / sessionCount;
-        times.waitedMs += result.waitedMs / sessionCount;
-        return result;
+        smallestBatch = Math.min(smallestBatch, done.batch);
+        if (done.notice !== undefined) options.onNotice(done.notice);
+        times.inferMs += done.inferMs / sessionCount;
+        times.waitedMs += done.waitedMs / sessionCount;
+        return { ...(slots[slot] as Slot).result, inferMs: done.inferMs }; // the batcher has no others
       },
       memory: {
         async recall(id, place, sha256) {
@@ -151,7 +160,8 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     get batch() {
       return smallestBatch;
     },
-    lost: Promise.race([sessions.lost, lanes.lost]),
+    encode: (...rows) => writer.call(rows),
+    lost: Promise.race([sessions.lost, lanes.lost, writer.lost]),
     lanes: laneCount,
     async announceRun(run) {
       let ready = announced.get(run.run);

@@ -2,24 +2,24 @@
 import { workerData } from 'node:worker_threads';
 import { type ElasticSession, openElasticSession } from '../src/elastic.ts';
 import { openSession, type Session, type SessionOptions } from '../src/infer.ts';
-import type { BatchResult } from '../src/types.ts';
+import type { Slot } from './slot.ts';
 import { serveThread } from './thread.ts';
 
 export interface InferenceOptions extends SessionOptions {
-  slots: readonly SharedArrayBuffer[];
+  slots: readonly Slot[];
 }
 
 /** 'open' loads the model and warms it up; it comes first. */
 export type InferenceRequest = { kind: 'open' } | { kind: 'infer'; slot: number };
 export type InferenceReply =
-  | (BatchResult & {
+  | {
       inferMs: number;
       waitedMs: number;
       /** Images per run of the model: fewer than a slot has, once memory was short. */
       batch: number;
       /** What the operator should know, said once. */
       notice?: string;
-    })
+    }
   | undefined;
 
 // Only workers/engine.ts starts this thread.
@@ -63,16 +63,18 @@ async function openWarmSession(batch: number): Promise<Session> {
 }
 
 async function infer(slot: number): Promise<InferenceReply> {
-  const pixels = slots[slot];
-  if (!session || !pixels) throw new Error(`no session, or no slot ${slot}: this is a bug`);
+  const { pixels, result } = slots[slot] ?? {};
+  if (!session || !pixels || !result) throw new Error(`no session, or no slot ${slot}: this is a bug`);
   const started = performance.now();
   const waitedMs = started - idleSince;
-  const result = await session.run(new Uint8Array(pixels));
+  const { embeddings, scores, labels } = await session.run(new Uint8Array(pixels));
+  result.embeddings.set(embeddings);
+  result.scores.set(scores);
+  result.labels.set(labels);
   idleSince = performance.now();
   const said = notice;
   notice = undefined;
   return {
-    ...result,
     inferMs: idleSince - started,
     waitedMs,
     batch: session.batch,

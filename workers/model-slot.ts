@@ -49,10 +49,11 @@ export function openModelSlot({
     const onNotice = (notice: string): void => log.warn(notice);
     const opened = await openEngine(store, run, { device, settings, cautiousMs, onNotice });
     opened.lost.catch(onLost);
-    const { batch, lanes, batcher } = opened;
+    const { batch, lanes, batcher, encode } = opened;
     pipeline = openPipeline({
       store,
       batcher,
+      encode,
       onPart: opened.addPart,
       provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch }),
     });

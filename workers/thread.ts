@@ -28,11 +28,10 @@ interface PortableError {
   code?: string;
 }
 
+type ThreadName = 'lane' | 'inference' | 'writer';
+
 /** `workerData` is what the thread is opened with. */
-export function openThread<Request, Reply>(
-  name: 'lane' | 'inference',
-  workerData: unknown,
-): Thread<Request, Reply> {
+export function openThread<Request, Reply>(name: ThreadName, workerData: unknown): Thread<Request, Reply> {
   const worker = new Worker(entryOf(name), { workerData, name });
   const waiting = new Map<number, PromiseWithResolvers<Reply>>();
   let calls = 0;
@@ -90,7 +89,7 @@ export interface Threads<Request, Reply> {
 
 /** Several threads of one kind, opened alike. */
 export function openThreads<Request, Reply>(
-  name: 'lane' | 'inference',
+  name: ThreadName,
   count: number,
   workerData: unknown,
 ): Threads<Request, Reply> {
@@ -124,10 +123,14 @@ export function openThreads<Request, Reply>(
   };
 }
 
-/** The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. */
+/**
+ * The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. `transferOf` says
+ * what of a reply is handed over and not copied.
+ */
 export function serveThread<Request, Reply>(
   handle: (request: Request) => Promise<Reply>,
   release: () => Promise<void>,
+  transferOf: (reply: Reply) => ArrayBuffer[] = () => [],
 ): void {
   const port = parentPort;
   if (!port) throw new Error('this file is a thread, started by openThread');
@@ -144,14 +147,14 @@ export function serveThread<Request, Reply>(
         (reply): ReplyMessage<Reply> => ({ id: message.id, reply }),
         (error): ReplyMessage<Reply> => ({ id: message.id, error: portableOf(error) }),
       )
-      .then((reply) => port.postMessage(reply));
+      .then((message) => port.postMessage(message, 'reply' in message ? transferOf(message.reply) : []));
     underWay.add(answered);
     void answered.finally(() => underWay.delete(answered));
   });
 }
 
 /** This file's neighbours are .ts when run from source and .js when built. */
-export function entryOf(name: 'lane' | 'inference' | 'worker' | 'decoder'): URL {
+export function entryOf(name: ThreadName | 'worker' | 'decoder'): URL {
   return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
 }
 

@@ -18,6 +18,7 @@ import { cpu } from '../../src/devices/cpu.ts';
 import { buildOnnx, resolveModel } from '../../src/models/model.ts';
 import { resolveSettings } from '../../src/settings.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from '../../workers/inference.ts';
+import { makeSlot } from '../../workers/slot.ts';
 import { openThreads } from '../../workers/thread.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
 
@@ -119,8 +120,9 @@ interface Rates {
 
 /** Images per second of `count` sessions that share the cores, each fed without a pause, for about 8 s. */
 async function rawRate(modelPath: string, crop: number, count: number): Promise<number> {
-  const slots = Array.from({ length: count }, () => new SharedArrayBuffer(cpu.batch * crop * crop * 3));
-  for (const slot of slots) crypto.getRandomValues(new Uint8Array(slot).subarray(0, 65_536));
+  const shape = { batch: cpu.batch, crop, dimension: 2048, topK: 5 };
+  const slots = Array.from({ length: count }, () => makeSlot(shape));
+  for (const { pixels } of slots) crypto.getRandomValues(new Uint8Array(pixels).subarray(0, 65_536));
   const threads = Math.max(1, Math.floor(availableParallelism() / count));
   const options: InferenceOptions = { slots, modelPath, device: cpu, batch: cpu.batch, crop, threads };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', count, options);
