@@ -13,7 +13,8 @@ import type { ExportFacts, ExportFile, ExportPart } from './exports/export-file.
 import { openJsonl } from './exports/jsonl.ts';
 import { openNpy } from './exports/npy.ts';
 import { openParquet } from './exports/parquet.ts';
-import { type PartFooter, parsePartFooter, readPart } from './part.ts';
+import { readPart } from './part.ts';
+import { type PartFooter, parsePartFooter } from './part-footer.ts';
 import { openSplicer } from './splice.ts';
 import type { Store } from './stores/store.ts';
 import type { ViewPart } from './view.ts';

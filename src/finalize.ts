@@ -6,7 +6,7 @@ import pMap from 'p-map';
 import { listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
-import { addFailures, type PartFooter, readPartFooter } from './part.ts';
+import { addFailures, type PartFooter, readPartFooter } from './part-footer.ts';
 import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';

@@ -4,17 +4,20 @@
  * A part is a function of its rows and provenance, to the last byte: two workers that did the same shard on the same
  * kind of device wrote the same object, and a commit can tell its own part from another's by SHA-256.
  */
-import { z } from 'zod';
 import { publicUri } from './archives/archive.ts';
-import { type Failure, type FailureCode, messageOf } from './errors.ts';
+import type { Failure, FailureCode } from './errors.ts';
 import { toHalf } from './models/half.ts';
-import { identitySchema } from './models/identity.ts';
 import { encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
-import { type ParquetFooter, parquetFooter, readColumns, readParquetEnd } from './parquet-ranges.ts';
+import {
+  type EmbeddingType,
+  notAPart,
+  type PartFooter,
+  parsePartFooter,
+  present,
+  storedFooter,
+} from './part-footer.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance, ShardRows } from './types.ts';
-
-export type EmbeddingType = 'float32' | 'float16';
 
 /** A part's columns that are no lists; the lists are `labels`, `scores` and `embedding`. */
 export const flatColumns = [
@@ -31,20 +34,6 @@ export const flatColumns = [
   'message',
   'extra',
 ] as const;
-
-/** How a part was made, and how much is in it: read without the rows. */
-export interface PartFooter extends Provenance {
-  embedding: EmbeddingType;
-  rows: number;
-  ok: number;
-  failed: number;
-  /** Rows of items that their source no longer has. */
-  gone: number;
-  /** Failed rows by their error. */
-  failures: Record<string, number>;
-  /** `model.fingerprint`. */
-  fingerprint: string;
-}
 
 /** A part's rows column by column; row r of each belongs to the same item. */
 export interface PartTable {
@@ -127,11 +116,6 @@ function pluck<Row, Key extends keyof Row>(rows: readonly Row[], key: Key): Row[
   return rows.map((row) => row[key]);
 }
 
-/** Adds a part's failed rows by reason to those of others. */
-export function addFailures(total: Record<string, number>, more: PartFooter['failures']): void {
-  for (const [code, count] of Object.entries(more)) total[code] = (total[code] ?? 0) + count;
-}
-
 function countErrors(failures: readonly Partial<Failure>[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const { error } of failures) if (error) counts[error] = (counts[error] ?? 0) + 1;
@@ -173,130 +157,3 @@ export async function readStoredPart(store: Pick<Store, 'read'>, key: string): P
   if (!bytes) throw new Error(`${key} is gone`);
   return readPart(bytes, key);
 }
-
-/** How each row of a part ended. */
-export interface PartOutcomes {
-  ids: string[];
-  statuses: Outcome['status'][];
-  /** Null but in failed rows. */
-  errors: (FailureCode | null)[];
-}
-
-/** That, and of what. */
-export interface PartItems extends PartOutcomes {
-  uris: string[];
-  etags: string[];
-  /** As `PartTable.bytes`. */
-  bytes: number[];
-}
-
-/** A part of which only the footer was read. */
-export interface OpenPart {
-  footer: PartFooter;
-  /** Reads some of its text too, and no embeddings. */
-  readOutcomes(): Promise<PartOutcomes>;
-  readItems(): Promise<PartItems>;
-  readHashes(): Promise<Pick<PartTable, 'sha256s' | 'statuses'>>;
-}
-
-/**
- * Opens a part over a ranged read of its end: one of 64 kB. `size` is the object's, in bytes. Throws an Error that names the
- * part where it is gone, or is no part.
- */
-export async function openPart(store: Pick<Store, 'read'>, key: string, size: number): Promise<OpenPart> {
-  const read = async (first: number, count: number): Promise<Uint8Array> => {
-    const bytes = await store.read(key, { first, count });
-    if (!bytes) throw new Error(`${key} is gone`);
-    return bytes;
-  };
-  const end = await readParquetEnd(read, size);
-  return {
-    footer: parsePartFooter(end, key),
-    async readOutcomes() {
-      return outcomesOf(await readColumns(read, size, end, ['id', 'status', 'error']));
-    },
-    async readItems() {
-      const columns = await readColumns(read, size, end, ['id', 'uri', 'etag', 'bytes', 'status', 'error']);
-      return {
-        ...outcomesOf(columns),
-        uris: present(columns.uri) as string[], // as in readPart, and below
-        etags: present(columns.etag) as string[],
-        bytes: present(columns.bytes).map(Number),
-      };
-    },
-    async readHashes() {
-      const { sha256, status } = await readColumns(read, size, end, ['sha256', 'status']);
-      return { sha256s: sha256 as PartTable['sha256s'], statuses: status as PartTable['statuses'] };
-    },
-  };
-}
-
-function outcomesOf(columns: Record<'id' | 'status' | 'error', unknown[]>): PartOutcomes {
-  return {
-    ids: present(columns.id) as string[],
-    statuses: present(columns.status) as PartTable['statuses'],
-    errors: columns.error as PartTable['errors'],
-  };
-}
-
-/** The footer of such a part. */
-export async function readPartFooter(
-  store: Pick<Store, 'read'>,
-  key: string,
-  size: number,
-): Promise<PartFooter> {
-  return (await openPart(store, key, size)).footer;
-}
-
-/** The footer of a part, given whole or by its end. Throws an Error that names the part where it is none. */
-export function parsePartFooter(end: Uint8Array, key: string): PartFooter {
-  try {
-    return checkFooter(parquetFooter(end));
-  } catch (error) {
-    throw notAPart(key, error);
-  }
-}
-
-function checkFooter({ rows, metadata }: ParquetFooter): PartFooter {
-  if (metadata === undefined) throw new Error('not written by lensmill');
-  const footer = storedFooter.parse(metadata);
-  if (footer.rows !== rows || footer.ok + footer.failed + footer.gone !== rows) {
-    throw new Error(
-      `${rows} rows, but its metadata says ${footer.ok} ok + ${footer.failed} failed + ${footer.gone} gone = ${footer.rows}`,
-    );
-  }
-  return { ...footer, fingerprint: footer.model.fingerprint };
-}
-
-function notAPart(key: string, cause: unknown): Error {
-  const reason =
-    cause instanceof z.ZodError ? z.prettifyError(cause).replaceAll('\n', ' ') : messageOf(cause);
-  return new Error(`${key} is damaged or no part: ${reason}`, { cause });
-}
-
-function present<T>(values: (T | null)[]): T[] {
-  return values.map((value) => {
-    if (value === null) throw new Error('null where a value must be');
-    return value;
-  });
-}
-
-const count = z.int().nonnegative();
-
-const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object({
-  lensmill: z.string(),
-  run: z.string(),
-  shard: count,
-  source: z.string(),
-  model: identitySchema,
-  topK: count,
-  device: z.string(),
-  batch: count,
-  reused: count,
-  embedding: z.enum(['float32', 'float16']),
-  rows: count,
-  ok: count,
-  failed: count,
-  gone: count,
-  failures: z.record(z.string(), count),
-});

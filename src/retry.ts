@@ -7,7 +7,7 @@
  */
 import pMap, { pMapIterable } from 'p-map';
 import { openPlan } from './page.ts';
-import type { PartFooter } from './part.ts';
+import type { PartFooter } from './part-footer.ts';
 import { sourceName } from './run.ts';
 import type { ItemPage, Source } from './sources/source.ts';
 import type { Store } from './stores/store.ts';

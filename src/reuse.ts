@@ -11,7 +11,8 @@
  */
 import pMap from 'p-map';
 import { ConfigError, messageOf } from './errors.ts';
-import { openPart, type PartTable, readStoredPart } from './part.ts';
+import type { PartTable } from './part.ts';
+import { openPart } from './part-footer.ts';
 import { findRequest, findSuccess, listRuns, type Run, type RunRequest } from './run.ts';
 import { makeSeenTable, openSeenTable, seenCapacity } from './seen.ts';
 import type { Store } from './stores/store.ts';
@@ -111,11 +112,17 @@ export async function openReuse(
     const known = tables.get(key);
     tables.delete(key);
     // A part that cannot be had is kept as such: it would be read, and complained of, for each of its rows.
-    const reading = known ?? readStoredPart(store, key).catch((error) => tellLost(key, error));
+    const reading = known ?? readLazily(key).catch((error) => tellLost(key, error));
     tables.set(key, reading);
     const [oldest] = tables.keys();
     if (tables.size > keptParts && oldest !== undefined) tables.delete(oldest);
     return reading;
+  }
+
+  /** Most runs repeat nothing: what reads Parquet, a third of a second of a core, is loaded for those that do. */
+  async function readLazily(key: string): Promise<PartTable> {
+    const { readStoredPart } = await import('./part.ts');
+    return readStoredPart(store, key);
   }
 
   /** Another run's damage is no reason to stop this one; `verify` tells of it. */

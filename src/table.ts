@@ -7,7 +7,7 @@
  */
 import { pMapIterable } from 'p-map';
 import type { FailureCode } from './errors.ts';
-import { openPart, type PartItems } from './part.ts';
+import { openPart, type PartItems } from './part-footer.ts';
 import type { RunRequest } from './run.ts';
 import type { Store } from './stores/store.ts';
 import { compareBytewise } from './uri.ts';

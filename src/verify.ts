@@ -17,7 +17,7 @@ import { findStrays, type Report } from './checks/strays.ts';
 import { messageOf } from './errors.ts';
 import { requestKey, retryNumber, runKey, successKey } from './layout.ts';
 import { openPlan, shardsPerPage } from './page.ts';
-import { addFailures, type PartFooter } from './part.ts';
+import { addFailures, type PartFooter } from './part-footer.ts';
 import { findRequest, type Run, type Success } from './run.ts';
 import type { Store } from './stores/store.ts';
 import { openTable, tableRows } from './table.ts';

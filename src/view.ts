@@ -10,7 +10,7 @@ import { pMapIterable } from 'p-map';
 import type { FailureCode } from './errors.ts';
 import { retryNumber } from './layout.ts';
 import { shardBehind } from './page.ts';
-import { openPart, type PartFooter, type PartOutcomes } from './part.ts';
+import { openPart, type PartFooter, type PartOutcomes } from './part-footer.ts';
 import {
   findRequest,
   findRun,

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { DuckDBInstance } from '@duckdb/node-api';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { encodeParquet, text } from '../src/parquet.ts';
-import { encodePart, readPart, readPartFooter } from '../src/part.ts';
+import { encodePart, readPart } from '../src/part.ts';
+import { readPartFooter } from '../src/part-footer.ts';
 import type { Store } from '../src/stores/store.ts';
 import { makeProvenance, makeShardRows } from './helpers/shard-rows.ts';
 

@@ -5,7 +5,7 @@ import { ConfigError } from '../errors.ts';
 import { readRun, readSuccess } from '../run.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
 import { addCommand, type ExitCode, exitCodes } from './command.ts';
-import { type DeepVerification, verifyDeep } from './deep.ts';
+import type { DeepVerification } from './deep.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { reportProgress } from './progress.ts';
@@ -37,7 +37,10 @@ export function addVerifyCommand(program: Command): void {
         progress.close();
         const sound = isSound(result);
         // Where the run is not what it says, its numbers are no more to be trusted.
-        const deep = sound && count > 0 ? await verifyDeep(context, store, id, { count, seed }) : undefined;
+        const deep =
+          sound && count > 0
+            ? await (await import('./deep.ts')).verifyDeep(context, store, id, { count, seed })
+            : undefined;
         context.print(
           { ...result, sound, ...(deep && { deep }) },
           [...linesOf(result), ...(deep ? deepLines(deep) : [])].join('\n'),

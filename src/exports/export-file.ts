@@ -1,4 +1,5 @@
-import type { PartFooter, PartTable } from '../part.ts';
+import type { PartTable } from '../part.ts';
+import type { PartFooter } from '../part-footer.ts';
 
 /** What all parts of an export have in common. */
 export type ExportFacts = Pick<PartFooter, 'run' | 'source' | 'model' | 'topK'>;
