@@ -139,6 +139,8 @@ export function openBatcher(
   const { batch, slots, dimension, topK } = shape;
   const spaces = openRowSpaces(shape);
   const line: Place[] = [];
+  /** Since the line was last cleared of them. */
+  let anyEnded = false;
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
   /** Batches whose results are still to come. */
   const underWay = new Set<Promise<void>>();
@@ -321,13 +323,15 @@ export function openBatcher(
   function fail(shard: ShardState, error: unknown): void {
     if (shard.ended) return;
     shard.ended = true;
+    anyEnded = true;
     shard.reject(error);
     for (const onFailed of shard.onFailed) onFailed();
   }
 
   /** Items of a shard that was aborted are not worth a slot. */
   function dropEnded(): void {
-    if (!line.some(({ shard }) => shard.ended)) return;
+    if (!anyEnded) return;
+    anyEnded = false;
     for (const place of line.splice(0, line.length)) {
       if (place.shard.ended) place.onEnd?.();
       else line.push(place);

@@ -21,6 +21,8 @@ import type { KnownRow, Outcome } from './types.ts';
 export interface Reuse {
   /** For lanes. */
   readonly seen: SharedArrayBuffer;
+  /** Images of a run that there is room for. */
+  readonly room: number;
   /**
    * What bytes with this hash came to, claimed at this place; `undefined` where that is not to be had. Copy it at once: a
    * later `remember` uses its memory again.
@@ -44,7 +46,8 @@ export async function openReuse(
   run: Run,
   { onNotice }: { onNotice(notice: string): void },
 ): Promise<Reuse> {
-  const seen = makeSeenTable();
+  const earlier = await findRuns(store, run, onNotice);
+  const seen = makeSeenTable(earlier.reduce((sum, { rows }) => sum + rows, run.items));
   const table = openSeenTable(seen);
   const partKeys: string[] = [];
   /** By place: the index in `partKeys` and the row there, as part × 2^16 + row + 1; 0 where there is none. */
@@ -56,6 +59,7 @@ export async function openReuse(
   await loadRuns();
   return {
     seen,
+    room: run.items,
     async recall(place, sha256) {
       const kept = latest.get(place);
       // A picture that comes again and again stays.
@@ -132,7 +136,7 @@ export async function openReuse(
 
   async function loadRuns(): Promise<void> {
     let room = seenCapacity;
-    for (const { id, rows, parts } of await findRuns(store, run, onNotice)) {
+    for (const { id, rows, parts } of earlier) {
       if (rows > room) {
         onNotice(
           `images that run ${id} or an older one embedded are embedded again: only ${seenCapacity} hashes are kept`,

@@ -5,15 +5,16 @@
  * Open addressing with linear probing. An entry is never removed; when the table is full, further bytes are taken for new.
  */
 
-/** Places in the table; 32 MB of keys. */
-const places = 2 ** 22;
+/** Places of the smallest table and of the largest, whose keys are 32 MB. */
+const leastPlaces = 2 ** 12;
+const mostPlaces = 2 ** 22;
 /** Looked at before the table counts as full there. */
 const maxProbes = 32;
 /** Above this share of places taken, probes get long. */
 const maxLoad = 0.6;
 
-/** Entries that a table takes well. */
-export const seenCapacity = Math.floor(places * maxLoad);
+/** Entries that the largest table takes well. */
+export const seenCapacity = Math.floor(mostPlaces * maxLoad);
 
 /** Where in the table a key is; `isNew` for who put it there: the bytes are his to do. */
 export interface SeenPlace {
@@ -26,13 +27,17 @@ export interface SeenTable {
   claim(sha256: string): SeenPlace | undefined;
 }
 
-export function makeSeenTable(): SharedArrayBuffer {
+/** For so many entries, or as many as the largest table takes. */
+export function makeSeenTable(entries: number): SharedArrayBuffer {
+  let places = leastPlaces;
+  while (places < mostPlaces && places * maxLoad < entries) places *= 2;
   return new SharedArrayBuffer(places * BigUint64Array.BYTES_PER_ELEMENT);
 }
 
 /** Opens the table that other threads of this process have open too. */
 export function openSeenTable(buffer: SharedArrayBuffer): SeenTable {
   const keys = new BigUint64Array(buffer);
+  const places = keys.length;
   return {
     claim(sha256) {
       const key = BigInt(`0x${sha256.slice(0, 16)}`) || 1n; // 0 is an empty place

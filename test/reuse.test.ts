@@ -32,7 +32,7 @@ const sha256Of = (content: string | number): string =>
 
 describe('the table of bytes met', () => {
   test('of two threads that meet the same bytes, one has them to do', async () => {
-    const table = makeSeenTable();
+    const table = makeSeenTable(20_000);
     const claimAll = `
       const { parentPort, workerData } = require('node:worker_threads');
       const { createHash } = require('node:crypto');
@@ -61,7 +61,7 @@ describe('the table of bytes met', () => {
   });
 
   test('where its places are taken, bytes count as new and have no place', () => {
-    const seen = openSeenTable(makeSeenTable());
+    const seen = openSeenTable(makeSeenTable(1000));
     const hashOf = (n: number): string => `${String(n).padStart(16, '0')}${'0'.repeat(48)}`;
     const claims = Array.from({ length: 34 }, (_, n) => seen.claim(hashOf(n + 1)));
     expect(claims.map((claim) => claim?.place)).toEqual([...Array(32).keys(), undefined, undefined]);
@@ -171,7 +171,7 @@ describe('what finished runs know', () => {
     const store = await newStore();
     const { run } = await finished(store, 'r1', { a: 'ok' }, { topK: 1 });
     // As `run` itself: its own parts are not read at the start.
-    const { reuse } = await remembering(store, run);
+    const { reuse } = await remembering(store, { ...run, items: 5000 });
     const seen = openSeenTable(reuse.seen);
     const rowOf = (sha256: string): KnownRow => ({
       outcome: { status: 'ok', sha256, bytes: 1, width: 1, height: 1, format: 'png' },
@@ -195,7 +195,7 @@ type Content = number;
 const endOf = (content: Content): 'ok' | 'corrupt' | 'crashed-worker' =>
   content % 5 === 4 ? 'corrupt' : content % 7 === 6 ? 'crashed-worker' : 'ok';
 
-const seen = openSeenTable(makeSeenTable());
+const seen = openSeenTable(makeSeenTable(100_000));
 let worlds = 0;
 
 interface World {

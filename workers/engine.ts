@@ -187,9 +187,11 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   }
 
   /** One memory serves the runs whose rows are alike: their model is the same, as they are done here. */
-  function memoryFor(run: Run): Promise<Reuse> {
+  async function memoryFor(run: Run): Promise<Reuse> {
     const kind = `${run.embedding} ${run.maxPixels}`;
-    const memory = memoryOf.get(kind) ?? openReuse(store, run, options);
+    const standing = memoryOf.get(kind);
+    if (standing && (await standing).room >= run.items) return standing;
+    const memory = openReuse(store, run, options);
     memoryOf.set(kind, memory);
     memory.catch(() => memoryOf.delete(kind));
     return memory;
