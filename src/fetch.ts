@@ -1,5 +1,5 @@
 /** An item → its bytes, read again where another attempt may help. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import pRetry from 'p-retry';
 import { type Failure, messageOf } from './errors.ts';
 import { ReadError, type Source } from './sources/source.ts';
@@ -42,7 +42,7 @@ export async function fetchItem(
         shouldRetry: ({ error }) => isTimeout(error) || (error instanceof ReadError && error.transient),
       },
     );
-    return { content, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+    return { content, bytes: content.length, sha256: hash('sha256', content) };
   } catch (error) {
     if (signal?.aborted) throw error;
     if (isTimeout(error))

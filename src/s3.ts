@@ -1,41 +1,20 @@
 /**
- * S3 and what is compatible with it: the one door of the AWS SDK, used by the S3 source and the S3 store.
+ * S3 and what is compatible with it, for the S3 source and the S3 store: one bucket, by way of the AWS SDK, which
+ * s3-client.ts sets up. s3-get.ts reads objects without it where it can; s3-errors.ts says what an error means.
  *
  * What the SDK does not do by itself, and this file does:
- *   - give up on a server that stops in the middle of a body (all four timeouts are needed for that);
  *   - repeat a GET whose body broke off (the SDK's retries end with the reply's headers);
  *   - repeat a conditional PUT that met another one in flight (409).
- * What an error means, and what to do about it, is in s3-errors.ts.
  */
 import { hash } from 'node:crypto';
-import {
-  DeleteObjectCommand,
-  GetObjectCommand,
-  HeadObjectCommand,
-  ListObjectsV2Command,
-  PutObjectCommand,
-  S3Client,
-} from '@aws-sdk/client-s3';
+import type { S3 } from '@aws-sdk/client-s3';
 import pRetry from 'p-retry';
 import { ConfigError, messageOf } from './errors.ts';
+import { findS3Server, type S3Options, type S3Server } from './s3-client.ts';
 import { explainS3Error, notS3Error, type S3Act, S3Error } from './s3-errors.ts';
+import { type GetReply, type GetRequest, type Gets, openGets } from './s3-get.ts';
 
-/** Credentials are no option: the SDK looks for them (AWS_ACCESS_KEY_ID …, profiles, instance roles). */
-export interface S3Options {
-  /** A server other than AWS, such as `http://localhost:8333`. Else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS. */
-  endpoint?: string | undefined;
-  /** Else the SDK's search (AWS_REGION, profiles), else 'us-east-1', from where AWS redirects to the bucket's own. */
-  region?: string | undefined;
-  /** The bucket in the path rather than in the host name. Default: true for a server other than AWS. */
-  forcePathStyle?: boolean | undefined;
-  /** Longest wait for a reply's headers, upload and wait for a free socket included, and for each next piece of a body. */
-  requestTimeoutMs: number;
-  connectionTimeoutMs: number;
-  /** Connections at once. */
-  maxSockets: number;
-  /** Times that a request is sent, the first included, before its error is thrown. */
-  maxAttempts: number;
-}
+export type { S3Options };
 
 export interface S3Listed {
   key: string;
@@ -74,47 +53,20 @@ export class Bucket {
   readonly #name: string;
   /** '' or ends in '/'. */
   readonly #prefix: string;
-  readonly #client: S3Client;
-  readonly #server: string;
-  readonly #maxAttempts: number;
+  readonly #server: S3Server;
+  readonly #options: S3Options;
+  #connection: Promise<{ client: S3; gets: Gets }> | undefined;
 
   /** Throws ConfigError: 'bad-uri', 'bad-endpoint'. Sends nothing. */
   constructor(uri: string, options: S3Options) {
     const [, name, path = ''] = /^s3:\/\/([^/]+)(?:\/(.*?)\/*)?$/is.exec(uri) ?? [];
     if (name === undefined)
       throw new ConfigError('bad-uri', `'${uri}' names no bucket; expected s3://BUCKET/PREFIX`);
-    // The SDK reads these two itself, but does not tell, and the address style depends on it.
-    const { AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL } = process.env;
-    const endpoint = options.endpoint || AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL;
-    if (endpoint && !(URL.canParse(endpoint) && /^https?:\/\//i.test(endpoint))) {
-      throw new ConfigError(
-        'bad-endpoint',
-        `'${endpoint}' is no S3 endpoint; expected such as http://localhost:8333`,
-      );
-    }
     this.uri = path === '' ? `s3://${name}` : `s3://${name}/${path}`;
     this.#name = name;
     this.#prefix = path === '' ? '' : `${path}/`;
-    this.#server = endpoint ? new URL(endpoint).origin : 'AWS';
-    this.#maxAttempts = options.maxAttempts;
-    this.#client = new S3Client({
-      ...(endpoint && { endpoint }),
-      region: options.region || defaultRegion,
-      followRegionRedirects: true,
-      forcePathStyle: options.forcePathStyle ?? Boolean(endpoint),
-      // Other servers may refuse the checksum trailers that the SDK sends and expects by default.
-      requestChecksumCalculation: endpoint ? 'WHEN_REQUIRED' : 'WHEN_SUPPORTED',
-      responseChecksumValidation: 'WHEN_REQUIRED',
-      maxAttempts: options.maxAttempts,
-      requestHandler: {
-        connectionTimeout: options.connectionTimeoutMs,
-        requestTimeout: options.requestTimeoutMs,
-        throwOnRequestTimeout: true,
-        socketTimeout: options.requestTimeoutMs,
-        httpAgent: { maxSockets: options.maxSockets },
-        httpsAgent: { maxSockets: options.maxSockets },
-      },
-    });
+    this.#server = findS3Server(options);
+    this.#options = options;
   }
 
   /**
@@ -126,23 +78,24 @@ export class Bucket {
     options: {
       range?: { first: number; count: number } | undefined;
       etag?: string | undefined;
-      maxBytes?: number;
+      maxBytes?: number | undefined;
       signal?: AbortSignal | undefined;
     } = {},
   ): Promise<Uint8Array> {
-    const { range, etag, maxBytes = Number.POSITIVE_INFINITY, signal } = options;
-    return this.#repeat(isBrokenBody, async () => {
-      const { body, length } = await this.#open(key, { range, etag, signal });
-      if (length > maxBytes) {
-        body.destroy();
-        throw new S3Error('too-many-bytes', `${length} bytes, the limit is ${maxBytes}`);
-      }
-      try {
-        return await readBody(body, length);
-      } catch (error) {
-        signal?.throwIfAborted();
-        throw this.#broken(key, error);
-      }
+    const { range, etag, maxBytes, signal } = options;
+    const request = {
+      range: range && `bytes=${range.first}-${range.first + range.count - 1}`,
+      etag,
+      accept: (reply: GetReply) => this.#accept(key, reply, range?.first, maxBytes),
+      signal,
+    };
+    return this.#repeat(isInterruption, async () => {
+      const bytes = await this.#reading(key, signal, () =>
+        this.#connect().then(({ gets }) => gets.get({ ...request, key: this.#prefix + key })),
+      );
+      if (bytes) return bytes;
+      const { body, length } = await this.#open(key, request);
+      return this.#reading(key, signal, () => readBody(body, length));
     });
   }
 
@@ -156,8 +109,12 @@ export class Bucket {
     options: { first?: number; etag?: string | undefined; signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<Uint8Array> {
     const { first = 0, etag, signal } = options;
-    const range = first > 0 ? { first } : undefined; // of an empty object, no range at all can be had
-    const { body, length } = await this.#open(key, { range, etag, signal });
+    const { body, length } = await this.#open(key, {
+      range: first > 0 ? `bytes=${first}-` : undefined, // of an empty object, no range at all can be had
+      etag,
+      accept: (reply) => this.#accept(key, reply, first || undefined),
+      signal,
+    });
     let taken = 0;
     try {
       for await (const chunk of body) {
@@ -167,7 +124,7 @@ export class Bucket {
       if (taken < length) throw new Error(`${taken} of ${length} bytes came`);
     } catch (error) {
       signal?.throwIfAborted();
-      throw this.#broken(key, error);
+      throw this.#interruption(key, error);
     }
   }
 
@@ -184,13 +141,13 @@ export class Bucket {
         `${this.#uriOf(key)} would be ${gib} GiB, S3 takes 5: use a smaller --shard-size`,
       );
     }
-    const command = new PutObjectCommand({
+    const object = {
       ...this.#address(key),
       Body: body,
       Metadata: { sha256: hash('sha256', body) },
       ...(options.ifAbsent && { IfNoneMatch: '*' }),
-    });
-    await this.#repeat(isConflict, () => this.#send('write', key, () => this.#client.send(command)));
+    };
+    await this.#repeat(isConflict, () => this.#send('write', key, (client) => client.putObject(object)));
   }
 
   /** `undefined` where there is no such object. */
@@ -198,9 +155,9 @@ export class Bucket {
     key: string,
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<S3Facts | undefined> {
-    const command = new HeadObjectCommand(this.#address(key));
+    const head = (client: S3) => client.headObject(this.#address(key), abortBy(signal));
     try {
-      const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
+      const reply = await this.#send('read', key, head, signal);
       const { ContentLength: size = 0, ETag = '', Metadata } = reply;
       return { size, etag: unquote(ETag), sha256: Metadata?.sha256 };
     } catch (error) {
@@ -210,7 +167,7 @@ export class Bucket {
   }
 
   async delete(key: string): Promise<void> {
-    await this.#send('delete', key, () => this.#client.send(new DeleteObjectCommand(this.#address(key))));
+    await this.#send('delete', key, (client) => client.deleteObject(this.#address(key)));
   }
 
   /** Pages of up to 1000 objects, ordered by key (bytewise); at least one page, if an empty one. */
@@ -227,18 +184,19 @@ export class Bucket {
     options: ListOptions & { delimiter?: string; token?: string | undefined },
   ): Promise<{ objects: S3Listed[]; folders: string[]; next: string | undefined }> {
     const { prefix = '', after, delimiter, token, signal } = options;
-    const command = new ListObjectsV2Command({
+    const query = {
       Bucket: this.#name,
       Prefix: this.#prefix + prefix,
       // A key may hold characters that XML cannot.
-      EncodingType: 'url',
+      EncodingType: 'url' as const,
       ...(delimiter !== undefined && { Delimiter: delimiter }),
       ...(token !== undefined ? { ContinuationToken: token } : after && { StartAfter: this.#prefix + after }),
-    });
-    const page = await this.#send('list', prefix, () => this.#client.send(command, abortBy(signal)), signal);
-    if (page.Name === undefined) throw notS3Error(this.#server);
+    };
+    const list = (client: S3) => client.listObjectsV2(query, abortBy(signal));
+    const page = await this.#send('list', prefix, list, signal);
+    if (page.Name === undefined) throw notS3Error(this.#server.name);
     if (page.IsTruncated && !page.NextContinuationToken)
-      throw new S3Error('unexpected', `${this.#server} broke off a listing without a token`);
+      throw new S3Error('unexpected', `${this.#server.name} broke off a listing without a token`);
     const keyOf = (text = ''): string =>
       (page.EncodingType === 'url' ? decodeKey(text) : text).slice(this.#prefix.length);
     return {
@@ -253,42 +211,65 @@ export class Bucket {
   }
 
   close(): void {
-    this.#client.destroy();
+    void this.#connection?.then(({ client, gets }) => {
+      gets.close();
+      client.destroy();
+    });
   }
 
-  /** A GET's reply. Throws S3Error 'unsupported' where the server sends another part than `range`. */
+  #connect(): Promise<{ client: S3; gets: Gets }> {
+    this.#connection ??= this.#server.openClient().then((client) => {
+      const { requestTimeoutMs, connectionTimeoutMs, maxSockets } = this.#options;
+      const bounds = { timeoutMs: requestTimeoutMs, connectionTimeoutMs, maxConnections: maxSockets };
+      return { client, gets: openGets(client, bounds) };
+    });
+    return this.#connection;
+  }
+
+  /** A GET's reply, from the SDK. */
   async #open(
     key: string,
-    options: {
-      range?: { first: number; count?: number } | undefined;
-      etag?: string | undefined;
-      signal?: AbortSignal | undefined;
-    },
-  ): Promise<{ body: AsyncIterable<Uint8Array> & { destroy(): void }; length: number }> {
-    const { range, etag, signal } = options;
-    const last = range?.count === undefined ? '' : range.first + range.count - 1;
-    const command = new GetObjectCommand({
+    { range, etag, accept, signal }: Omit<GetRequest, 'key'>,
+  ): Promise<{ body: AsyncIterable<Uint8Array>; length: number }> {
+    const object = {
       ...this.#address(key),
-      ...(range && { Range: `bytes=${range.first}-${last}` }),
+      ...(range && { Range: range }),
       ...(etag && { IfMatch: `"${etag}"` }),
-    });
-    const reply = await this.#send('read', key, () => this.#client.send(command, abortBy(signal)), signal);
+    };
+    const get = (client: S3) => client.getObject(object, abortBy(signal));
+    const reply = await this.#send('read', key, get, signal);
     // In Node the SDK's body is a stream of Buffers; its type also covers browsers.
     const body = reply.Body as unknown as AsyncIterable<Uint8Array> & { destroy(): void };
-    const { ContentLength: length, ContentRange } = reply;
-    if (range && !ContentRange?.startsWith(`bytes ${range.first}-`)) {
+    try {
+      return { body, length: accept({ length: reply.ContentLength, contentRange: reply.ContentRange }) };
+    } catch (error) {
       body.destroy();
-      throw new S3Error('unsupported', `${this.#server} cannot read a part of ${this.#uriOf(key)}`);
+      throw error;
     }
-    if (length === undefined) {
-      body.destroy();
-      throw this.#broken(key, new Error('the reply has no Content-Length'));
-    }
-    return { body, length };
   }
 
-  #broken(key: string, cause: unknown): BrokenBody {
-    return new BrokenBody(`${this.#uriOf(key)} broke off: ${messageOf(cause)}`, { cause });
+  /** A reply's length. Throws S3Error 'too-many-bytes', and 'unsupported' where it does not begin at `first`. */
+  #accept(key: string, { length, contentRange }: GetReply, first?: number, maxBytes = Infinity): number {
+    if (first !== undefined && !contentRange?.startsWith(`bytes ${first}-`))
+      throw new S3Error('unsupported', `${this.#server.name} cannot read a part of ${this.#uriOf(key)}`);
+    if (length === undefined) throw this.#interruption(key, new Error('the reply has no Content-Length'));
+    if (length > maxBytes) throw new S3Error('too-many-bytes', `${length} bytes, the limit is ${maxBytes}`);
+    return length;
+  }
+
+  /** What `read` throws beside an answer's meaning is an Interruption. */
+  async #reading<T>(key: string, signal: AbortSignal | undefined, read: () => Promise<T>): Promise<T> {
+    try {
+      return await read();
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (error instanceof S3Error || error instanceof ConfigError) throw error;
+      throw this.#interruption(key, error);
+    }
+  }
+
+  #interruption(key: string, cause: unknown): Interruption {
+    return new Interruption(`cannot read ${this.#uriOf(key)}: ${messageOf(cause)}`, { cause });
   }
 
   #address(key: string): { Bucket: string; Key: string } {
@@ -301,32 +282,41 @@ export class Bucket {
 
   #repeat<T>(isCurable: (error: unknown) => boolean, act: () => Promise<T>): Promise<T> {
     return pRetry(act, {
-      retries: this.#maxAttempts - 1,
-      minTimeout: 50,
+      retries: this.#options.maxAttempts - 1,
+      minTimeout: 100,
       randomize: true,
       shouldRetry: ({ error }) => isCurable(error),
     });
   }
 
-  async #send<T>(act: S3Act, key: string, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async #send<T>(
+    act: S3Act,
+    key: string,
+    send: (client: S3) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
     try {
-      return await send();
+      return await send((await this.#connect()).client);
     } catch (error) {
       signal?.throwIfAborted();
-      throw explainS3Error(error, act, { uri: this.#uriOf(key), bucket: this.#name, server: this.#server });
+      throw explainS3Error(error, act, {
+        uri: this.#uriOf(key),
+        bucket: this.#name,
+        server: this.#server.name,
+      });
     }
   }
 }
 
-/** A reply's body broke off or stalled. */
-class BrokenBody extends ConfigError {
+/** A read that broke off or stalled: nothing that the SDK would repeat. */
+class Interruption extends ConfigError {
   constructor(message: string, options: ErrorOptions) {
     super('store-unreachable', message, options);
   }
 }
 
-function isBrokenBody(error: unknown): boolean {
-  return error instanceof BrokenBody;
+function isInterruption(error: unknown): boolean {
+  return error instanceof Interruption;
 }
 
 function isConflict(error: unknown): boolean {
@@ -356,9 +346,4 @@ function unquote(etag: string): string {
 /** Undoes EncodingType 'url', a form encoding: '+' is a space. */
 function decodeKey(key: string): string {
   return decodeURIComponent(key.replaceAll('+', ' '));
-}
-
-async function defaultRegion(): Promise<string> {
-  const client = new S3Client({});
-  return client.config.region().catch(() => 'us-east-1');
 }

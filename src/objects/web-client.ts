@@ -1,7 +1,7 @@
 /**
  * Requests to hosts that nobody here chose: each goes only where the address guard lets it, waits for the host's gate, is
- * bounded in time, and follows redirects by the same rules again. The one door of undici. Proxies that the environment
- * names (HTTP_PROXY) are not used: a proxy would resolve names itself, past the guard.
+ * bounded in time, and follows redirects by the same rules again. Proxies that the environment names
+ * (HTTP_PROXY) are not used: a proxy would resolve names itself, past the guard.
  */
 import { isUtf8 } from 'node:buffer';
 import { isIP } from 'node:net';

@@ -18,6 +18,8 @@ export interface WebServer {
   host: string;
   /** Of every request so far, with when it came (`Date.now()`). */
   requests: { method: string; path: string; headers: IncomingHttpHeaders; at: number }[];
+  /** Requests whose answer is not over. */
+  open: number;
   /** The most that were open at once. */
   peak: number;
   connections: number;
@@ -33,12 +35,11 @@ export async function serveWeb(
   answer: (request: IncomingMessage, reply: ServerResponse) => unknown,
   tls?: { key: string; cert: string },
 ): Promise<WebServer> {
-  let open = 0;
   const listener: RequestListener = (request, reply) => {
     const { method = '', url = '', headers } = request;
     served.requests.push({ method, path: url, headers, at: Date.now() });
-    served.peak = Math.max(served.peak, ++open);
-    reply.on('close', () => open--);
+    served.peak = Math.max(served.peak, ++served.open);
+    reply.on('close', () => served.open--);
     answer(request, reply);
   };
   const server = tls ? createSecureServer(tls, listener) : createServer(listener);
@@ -49,6 +50,7 @@ export async function serveWeb(
     url: `${tls ? 'https' : 'http'}://${host}`,
     host,
     requests: [],
+    open: 0,
     peak: 0,
     connections: 0,
   };
