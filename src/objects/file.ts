@@ -4,23 +4,29 @@
  * Whatever a name turns out to be, reading it neither waits nor has an effect: a device is not opened, and a file that
  * has become a FIFO since it was looked at is opened without waiting for its writer.
  *
- * Every call goes through libuv's threads. The same calls in the lane's own thread take a third less CPU where the files
- * are cached (test/bench/read.ts), and hold up all its other reads and its batch where they lie on a network or a slow disk.
+ * Small files that are read whole are read by calls that block where that is cheaper: patience.ts says where.
  */
-import { type BigIntStats, constants } from 'node:fs';
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { type FailureCode, messageOf } from '../errors.ts';
 import { ReadError } from '../sources/source.ts';
 import { fsPath, pathOfFileUri } from '../uri.ts';
 import type { ObjectFacts, Objects } from './objects.ts';
+import { openPatience, type Patience } from './patience.ts';
 
 const streamedBytes = 256 * 1024;
 
 /** One read of more holds a thread of libuv for long, and cannot be aborted meanwhile. */
 const longestRead = 8 * 2 ** 20;
 
+/** More is read by other threads, while this one decodes. */
+const longestBlocking = 2 ** 20;
+
 export function openFileObjects(): Objects {
+  const patience = openPatience();
+  const readAtOnce = (uri: string, options: Piecewise) => readWhole(uri, options, patience);
   return {
     async stat(uri, { signal } = {}) {
       try {
@@ -48,34 +54,62 @@ interface Piecewise {
   /** All at once where absent. */
   pieceBytes?: number;
   signal?: AbortSignal | undefined;
+  /** Is told what it found before it opens it. */
+  onFound?: (stats: BigIntStats) => void;
 }
 
-async function readAtOnce(uri: string, options: Piecewise): Promise<Uint8Array> {
-  const [bytes] = await Array.fromAsync(readPieces(uri, options));
+async function readWhole(uri: string, options: Piecewise, patience: Patience): Promise<Uint8Array> {
+  options.signal?.throwIfAborted();
+  const folder = dirname(uri);
+  const blocking = patience.isGiven(folder) ? readBlocking(uri, options, patience) : undefined;
+  if (blocking) return blocking;
+  const learn = ({ dev }: BigIntStats): void => patience.learn(folder, pathOf(uri), dev);
+  const [bytes] = await Array.fromAsync(readPieces(uri, { ...options, onFound: learn }));
   return bytes ?? new Uint8Array();
+}
+
+/** `undefined` where it is too long to stand still for. */
+function readBlocking(uri: string, options: Piecewise, patience: Patience): Uint8Array | undefined {
+  const started = performance.now();
+  let file: number | undefined;
+  try {
+    const path = pathOf(uri);
+    const facts = factsOf(statSync(path, { bigint: true }));
+    const { first, end } = rangeOf(facts, options);
+    if (end - first > longestBlocking) return undefined;
+    const bytes = Buffer.allocUnsafeSlow(end - first);
+    file = openSync(path, readFlags);
+    for (let filled = 0; filled < bytes.length; ) {
+      const count = readSync(file, bytes, filled, bytes.length - filled, first + filled);
+      if (count === 0) throw changedMeanwhile();
+      filled += count;
+    }
+    if (etagOf(fstatSync(file, { bigint: true })) !== facts.etag) throw changedMeanwhile();
+    return bytes;
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    if (file !== undefined) closeSync(file);
+    patience.took(performance.now() - started);
+  }
 }
 
 /** Bytes [first, first + count), each piece in a buffer of its own; none where there are none. */
 async function* readPieces(uri: string, options: Piecewise): AsyncGenerator<Uint8Array> {
-  const { etag, first = 0, count = Infinity, maxBytes = Infinity, pieceBytes = Infinity, signal } = options;
+  const { pieceBytes = Infinity, signal, onFound } = options;
   let file: FileHandle | undefined;
   try {
     signal?.throwIfAborted();
     const path = pathOf(uri);
-    const facts = factsOf(await stat(path, { bigint: true }));
-    if (etag !== '' && etag !== facts.etag)
-      throw new ReadError(
-        'changed',
-        `${facts.size} bytes now; its size or mtime is another than when listed`,
-      );
-    if (facts.size > maxBytes)
-      throw new ReadError('too-many-bytes', `${facts.size} bytes, the limit is ${maxBytes}`);
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    const end = Math.min(first + count, facts.size);
+    const stats = await stat(path, { bigint: true });
+    const facts = factsOf(stats);
+    const { first, end } = rangeOf(facts, options);
+    onFound?.(stats);
+    file = await open(path, readFlags);
     for (let at = first; at < end; at += pieceBytes) {
       const piece = await readFully(file, at, Math.min(pieceBytes, end - at), signal);
       const isSame = etagOf(await file.stat({ bigint: true })) === facts.etag;
-      if (!piece || !isSame) throw new ReadError('changed', 'it changed while it was read');
+      if (!piece || !isSame) throw changedMeanwhile();
       yield piece;
     }
   } catch (error) {
@@ -84,6 +118,24 @@ async function* readPieces(uri: string, options: Piecewise): AsyncGenerator<Uint
   } finally {
     await file?.close();
   }
+}
+
+const readFlags = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+
+function changedMeanwhile(): ReadError {
+  return new ReadError('changed', 'it changed while it was read');
+}
+
+/** What to read of the file that was found. Throws ReadError 'changed', 'too-many-bytes'. */
+function rangeOf(
+  facts: ObjectFacts,
+  { etag, first = 0, count = Infinity, maxBytes = Infinity }: Piecewise,
+): { first: number; end: number } {
+  if (etag !== '' && etag !== facts.etag)
+    throw new ReadError('changed', `${facts.size} bytes now; its size or mtime is another than when listed`);
+  if (facts.size > maxBytes)
+    throw new ReadError('too-many-bytes', `${facts.size} bytes, the limit is ${maxBytes}`);
+  return { first, end: Math.max(first, Math.min(first + count, facts.size)) };
 }
 
 /** `undefined` where the file ends earlier. */
