@@ -2,7 +2,7 @@
 # Installs what `npm run demo` or `npm test` needs and this machine lacks. With nothing missing it takes a fraction of
 # a second and changes nothing. It starts no service: Redis and Ceph are started privately by whoever needs them.
 #
-#   deploy/bootstrap.sh demo    node_modules, redis-server, some photographs
+#   deploy/bootstrap.sh demo    node_modules, redis-server, the native JPEG decoder, some photographs
 #   deploy/bootstrap.sh test    these, Ceph's S3 gateway, Pillow as the reference for pixels, wrong clocks for the chaos tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,7 @@ main() {
   if has flock; then exec 9>"$cache/bootstrap.lock" && flock 9; fi
   ensure_node_modules
   ensure_packages
+  ensure_native
   ensure_photographs
 }
 
@@ -106,6 +107,16 @@ apt_update() {
     sleep 2
   done
   return 1
+}
+
+has_jpeglib() { printf '#include <stdio.h>\n#include <jpeglib.h>\n' | cc -E -; } >/dev/null 2>&1
+
+# Optional: without it sharp decodes, to the same pixels. build-native.sh says so.
+ensure_native() {
+  if ! has_jpeglib && has apt-get && can_be_root; then
+    (quietly "a C compiler and libjpeg-turbo" apt_install gcc libc6-dev libjpeg-dev) || true
+  fi
+  deploy/build-native.sh
 }
 
 explain() {

@@ -61,6 +61,8 @@ export interface ConsumerHandlers {
   fits(run: string, needs: RunNeeds): boolean;
   onShard(taken: TakenShard): Promise<void>;
   onFinalize(run: string): Promise<void>;
+  /** There was no shard to take; `isOpen`: of a run that is open and fits. */
+  onNoShard?(isOpen: boolean): void;
 }
 
 export interface Consumer {
@@ -88,6 +90,7 @@ export function consumeShards(
   const inFlight = new Map<HeldLease, Promise<void>>();
   const stopped = new AbortController();
   let lastRun = '';
+  let isAnyOpen = false;
   let restUntil = 0;
   let restsInARow = 0;
   let reported = { message: '', at: 0 };
@@ -113,6 +116,7 @@ export function consumeShards(
           }),
         );
       } else {
+        handlers.onNoShard?.(isAnyOpen);
         // A shard of ours that ends may have put the run's finalize job into the queue.
         ended = Promise.withResolvers();
         const idle = sleep(waitMs, undefined, { signal: stopped.signal }).catch(() => undefined);
@@ -134,6 +138,7 @@ export function consumeShards(
       .filter(([run, { state, needs }]) => state === 'open' && handlers.fits(run, needs))
       .map(([run]) => run)
       .sort();
+    isAnyOpen = open.length > 0;
     const next = Math.max(
       0,
       open.findIndex((run) => run > lastRun),

@@ -1,31 +1,40 @@
 /**
- * Bytes to the pixels that the network sees. The one door to sharp.
+ * The step "decode": bytes to the pixels that the network sees.
  *
- * sharp decodes to the same bytes as Pillow and resizes to others, so in the exact mode only its decoder is used, and
- * `resample.ts` does the rest. docs/pixels.md lists what becomes of every colour type, and what differs by how much.
+ * A plain JPEG is libjpeg-turbo's, where the native decoder is built; it says no to whatever it has the least doubt
+ * about, and that, as every other picture, is sharp's. Which of the two it was cannot be told from the pixels, nor from
+ * the failures. docs/pixels.md lists what becomes of every kind of picture, and what differs by how much.
  */
-import sharp, { type Metadata, type Sharp, type SharpOptions } from 'sharp';
 import { endsEarly, formatOf } from './container.ts';
-import type { Failure } from './errors.ts';
-import { cropGeometry, resampleCrop } from './resample.ts';
+import { ConfigError, type Failure } from './errors.ts';
+import { type PlainJpeg, readPlainJpeg } from './pixels/jpeg-header.ts';
+import { openPasses } from './pixels/kernel.ts';
+import { openNative } from './pixels/native.ts';
+import { javascriptPasses, resampleCrop, rowsOf } from './pixels/resample.ts';
+import type { Decoded } from './pixels/sharp.ts';
 import type { ImageFacts, Preprocessing, ResizeMode } from './types.ts';
+
+/** 'auto': native where it is built. */
+export type DecoderChoice = 'auto' | 'native' | 'sharp';
 
 export interface DecodeOptions {
   preprocessing: Preprocessing;
   resizeMode: ResizeMode;
   /** Larger pictures are refused by their header, before anything is decoded. */
   maxPixels: number;
+  /** Of JPEGs; 'auto' unless given. */
+  decoder?: DecoderChoice;
 }
 
-// Everything that libvips can load is off, but these. UhdrBuffer stays off: it would take every JPEG with a gain map
-// away from the JPEG loader.
-sharp.block({ operation: ['VipsForeignLoad'] });
-sharp.unblock({
-  operation: ['Jpeg', 'Png', 'Webp', 'Nsgif', 'Tiff', 'Heif'].map((name) => `VipsForeignLoad${name}Buffer`),
-});
-// Many pictures at once, a thread each, beats many threads a picture; nothing is ever decoded twice, so nothing is kept.
-sharp.concurrency(1);
-sharp.cache(false);
+// Of this thread: they hold one picture at a time, and are used without a pause from its first row to its last.
+const native = openNative();
+const passes = openPasses();
+/** Loaded for the first picture that needs it: 90 ms and 22 MB that a thread with nothing but plain JPEGs does without. */
+let sharp: Promise<typeof import('./pixels/sharp.ts')> | undefined;
+function loadSharp(): NonNullable<typeof sharp> {
+  sharp ??= import('./pixels/sharp.ts');
+  return sharp;
+}
 
 /**
  * Decodes `bytes` upright (EXIF), in RGB without alpha, resizes and centre-crops, and writes `target` (crop × crop × 3,
@@ -38,118 +47,58 @@ export async function decodeImage(
   options: DecodeOptions,
 ): Promise<ImageFacts | Failure> {
   if (bytes.length === 0) return { error: 'empty', message: 'the file has no bytes' };
-  const { preprocessing, resizeMode, maxPixels } = options;
-  let facts: ImageFacts;
-  let pixels: Uint8Array;
+  const { preprocessing, maxPixels, resizeMode, decoder } = options;
+  let jpeg = resizeMode === 'exact' ? readPlainJpeg(bytes) : undefined;
+  // The message is sharp's to make, as for all that is not plain.
+  if (jpeg && jpeg.width * jpeg.height > maxPixels) jpeg = undefined;
+  if (jpeg && decoder !== 'sharp' && typeof native !== 'string') {
+    if (native.decode(bytes, jpeg, target, preprocessing, passes)) return factsOf(jpeg);
+  }
+  const { decodeAny, decodePlainJpeg } = await loadSharp();
+  let decoded: Decoded | Failure;
   try {
-    // Reads no more than the header, 0.2 of 4 ms: what to refuse, and what is CMYK, is known before a pixel is decoded.
-    const header = await sharp(bytes, INPUT).metadata();
-    const refusal = refuse(header, maxPixels);
-    if (refusal) return refusal;
-    const { width, height } = header.autoOrient;
-    facts = { width, height, format: header.format === 'heif' ? 'avif' : header.format };
-    if (resizeMode === 'fast' && canShrinkOnLoad(header, preprocessing)) {
-      target.set(await shrinkOnLoad(bytes, facts, preprocessing));
-      return facts;
-    }
-    pixels = header.space === 'cmyk' ? await decodeCmyk(bytes) : await decodeRgb(bytes);
+    decoded = await (jpeg ? decodePlainJpeg(bytes) : decodeAny(bytes, options));
   } catch {
     return failureOf(bytes);
   }
-  resampleCrop(pixels, facts.width, facts.height, target, preprocessing);
-  return facts;
+  if ('error' in decoded) return decoded;
+  const { pixels, width, height, format, isWhole } = decoded;
+  if (isWhole) resampleCrop(rowsOf(pixels, width, height), target, preprocessing, passes);
+  else target.set(pixels);
+  return { width, height, format };
 }
 
-const INPUT: SharpOptions = {
-  // Stops at a truncated picture (else its rest is grey); 'warning' would also refuse what every viewer shows.
-  failOn: 'error',
-  // Pixels are counted above, where the message can name them.
-  limitInputPixels: false,
-  // Pillow and torchvision convert no profile either.
-  ignoreIcc: true,
-  autoOrient: true,
-};
-
-/** Why a picture whose header could be read is not for us, if it is not. */
-function refuse(header: Metadata, maxPixels: number): Failure | undefined {
-  const { width, height, format, compression, space, depth } = header;
-  if (width * height > maxPixels) {
-    const message = `${width} × ${height} = ${width * height} pixels; the limit is ${maxPixels}`;
-    return { error: 'too-many-pixels', message };
-  }
-  // npm's sharp has no HEVC decoder: https://sharp.pixelplumbing.com/api-output/#heif
-  if (format === 'heif' && compression !== 'av1') {
-    return { error: 'unsupported-format', message: `HEIF with ${compression}; only AV1 can be decoded` };
-  }
-  if (COLOURS[space] !== depth) {
-    const message = `${format} of ${depth} in ${space}; 8- and 16-bit grey and RGB and 8-bit CMYK can be decoded`;
-    return { error: 'unsupported-format', message };
-  }
-  return undefined;
+/** What decodes here, for people. */
+export interface DecoderFacts {
+  /** Of JPEGs; other pictures are always sharp's. Such as 'libjpeg-turbo 2.1.5' or 'sharp 0.35.5'. */
+  decoder: string;
+  /** Of the resample: 'WebAssembly SIMD' or 'javascript'. */
+  passes: string;
+  /** What is slower than it could be, and why; the pixels are the same. */
+  notices: string[];
 }
 
-/**
- * Colour space to channel type, as libvips names them. Of two other kinds sharp would make a picture, and a wrong one:
- * 16-bit CMYK is clipped at 255 (16-bit RGB gives its high byte), and what range floats have is anyone's guess.
- */
-const COLOURS: Record<string, string> = {
-  srgb: 'uchar',
-  'b-w': 'uchar',
-  rgb16: 'ushort',
-  grey16: 'ushort',
-  cmyk: 'uchar',
-};
-
-async function decodeRgb(bytes: Uint8Array): Promise<Uint8Array> {
-  return rawOf(sharp(bytes, INPUT).toColourspace('srgb').removeAlpha(), 3);
+/** Throws ConfigError 'no-native-decoder' where `choice` insists on what is not here. */
+export async function describeDecoder(choice: DecoderChoice, resizeMode: ResizeMode): Promise<DecoderFacts> {
+  const notices = [];
+  if (typeof native === 'string' && choice === 'native')
+    throw new ConfigError('no-native-decoder', `--decoder native: ${native}; use auto or sharp`);
+  if (typeof native === 'string' && choice === 'auto' && resizeMode === 'exact')
+    notices.push(`${native}; sharp decodes JPEGs, to the same pixels, and slower`);
+  if (passes === javascriptPasses)
+    notices.push('pictures are resized in JavaScript: this processor has no SIMD that WebAssembly may use');
+  const isNative = choice !== 'sharp' && resizeMode === 'exact' && typeof native !== 'string';
+  const decoder = isNative ? native.name : (await loadSharp()).sharpName;
+  return { decoder, passes: passes.name, notices };
 }
 
-/** Pillow's conversion (Convert.c, cmyk2rgb), where sharp would go through an ICC profile. The result is in place. */
-async function decodeCmyk(bytes: Uint8Array): Promise<Uint8Array> {
-  const pixels = await rawOf(
-    sharp(bytes, INPUT).pipelineColourspace('cmyk').toColourspace('cmyk').removeAlpha(),
-    4,
-  );
-  let to = 0;
-  for (let from = 0; from < pixels.length; from += 4, to += 3) {
-    const light = 255 - (pixels[from + 3] ?? 0);
-    for (let channel = 0; channel < 3; channel++) {
-      const product = (pixels[from + channel] ?? 0) * light + 128;
-      pixels[to + channel] = light - (((product >> 8) + product) >> 8);
-    }
-  }
-  return pixels.subarray(0, to);
-}
-
-async function rawOf(image: Sharp, channels: number): Promise<Uint8Array> {
-  const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
-  if (info.channels !== channels) throw new Error(`decoded to ${info.channels} channels, not to ${channels}`);
-  return data;
-}
-
-/** Where libvips can save work: smaller pictures gain nothing, and of transparent ones it would resize premultiplied colours. */
-function canShrinkOnLoad(header: Metadata, { resize, crop }: Preprocessing): boolean {
-  return (
-    Math.min(header.width, header.height) > resize &&
-    resize >= crop &&
-    !header.hasAlpha &&
-    header.space !== 'cmyk'
-  );
-}
-
-/** The crop (crop × crop × 3) in the geometry of the exact mode, resized by libvips: other pixels. */
-function shrinkOnLoad(
-  bytes: Uint8Array,
-  { width, height }: ImageFacts,
-  preprocessing: Preprocessing,
-): Promise<Uint8Array> {
-  const { x, y } = cropGeometry(width, height, preprocessing);
-  const kernel = preprocessing.interpolation === 'bilinear' ? 'linear' : 'cubic';
-  const image = sharp(bytes, INPUT)
-    .resize({ width: x.size, height: y.size, fit: 'fill', kernel })
-    .extract({ left: x.first, top: y.first, width: x.count, height: y.count })
-    .toColourspace('srgb');
-  return rawOf(image, 3);
+function factsOf({ width, height, orientation }: PlainJpeg): ImageFacts {
+  const isSideways = orientation >= 5;
+  return {
+    width: isSideways ? height : width,
+    height: isSideways ? width : height,
+    format: 'jpeg',
+  };
 }
 
 function failureOf(bytes: Uint8Array): Failure {

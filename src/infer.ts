@@ -5,7 +5,9 @@
  * (workers/inference.ts), and by nobody who must answer meanwhile. Ending a process or a thread in the middle of a run
  * aborts the process: release first, then end.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
+import { mayBytesOverflow } from './devices/cpu.ts';
 import type { Device } from './devices/device.ts';
 import { ConfigError, messageOf } from './errors.ts';
 import type { BatchResult } from './types.ts';
@@ -44,7 +46,44 @@ export class OutOfMemory extends Error {
 
 /** Throws OutOfMemory, and ConfigError 'device-failed' where the device cannot run the model, all of it. */
 export async function openSession(options: SessionOptions): Promise<Session> {
-  const { modelPath, device, batch, crop, threads } = options;
+  const { leastRunMs = 0 } = options.device;
+  const { run, release } = await openGraph(options);
+  return {
+    async run(pixels) {
+      const started = performance.now();
+      const outputs = await run(pixels);
+      const restMs = leastRunMs - (performance.now() - started);
+      if (restMs > 0) await sleep(Math.ceil(restMs));
+      return {
+        embeddings: outputs.embedding?.data as Float32Array, // the graph's own output types
+        scores: outputs.scores?.data as Float32Array,
+        labels: outputs.labels?.data as Int32Array,
+      };
+    },
+    release,
+  };
+}
+
+/** A session whose graph has other outputs than a model: floats, whatever their names. */
+export interface ProbeSession {
+  /** As `Session.run`; the outputs by name. */
+  run(pixels: Uint8Array): Promise<Record<string, Float32Array>>;
+  release(): Promise<void>;
+}
+
+/** As `openSession`. */
+export async function openProbeSession(options: SessionOptions): Promise<ProbeSession> {
+  const { run, release } = await openGraph(options);
+  return {
+    async run(pixels) {
+      const outputs = Object.entries(await run(pixels));
+      return Object.fromEntries(outputs.map(([name, { data }]) => [name, data as Float32Array])); // by contract
+    },
+    release,
+  };
+}
+
+async function openGraph({ modelPath, device, batch, crop, threads }: SessionOptions) {
   let session: InferenceSession;
   try {
     session = await InferenceSession.create(modelPath, {
@@ -56,7 +95,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
         session: {
           // Idle threads of the pool would spin on cores that the lanes decode on.
           intra_op: { allow_spinning: '0' },
-          ...(device.kind !== 'cpu' && { disable_cpu_ep_fallback: '1' }),
+          // ONNX Runtime then takes other kernels for bytes: right ones, at half the speed.
+          ...(mayBytesOverflow() && { x64quantprecision: '1' }),
+          ...(device.provider.name !== 'cpu' && { disable_cpu_ep_fallback: '1' }),
         },
       },
     });
@@ -66,18 +107,12 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       cause: error,
     });
   }
-
   return {
-    async run(pixels) {
+    async run(pixels: Uint8Array): Promise<InferenceSession.OnnxValueMapType> {
       const images = new Tensor('uint8', pixels, [batch, crop, crop, 3]);
-      const outputs = await session.run({ images }).catch((error: unknown) => {
+      return session.run({ images }).catch((error: unknown) => {
         throw isOutOfMemory(error) ? new OutOfMemory(error) : error;
       });
-      return {
-        embeddings: outputs.embedding?.data as Float32Array, // the graph's own output types
-        scores: outputs.scores?.data as Float32Array,
-        labels: outputs.labels?.data as Int32Array,
-      };
     },
     release: () => session.release(),
   };

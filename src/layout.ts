@@ -60,6 +60,13 @@ export function shardOfPart(key: string): number | undefined {
 /** Written when every shard has its part; where it stands, the run is readable. */
 export const successKey = (run: string): string => `runs/${run}/_SUCCESS.json`;
 
+/** Prefix of the precision certificates of a model's numbers: they are of all runs that it makes. */
+export const certificatesPrefix = (fingerprint: string): string => `certificates/${fingerprint}/`;
+
+/** `createdAt` in ISO 8601, UTC, so that keys sort by time. */
+export const certificateKey = (fingerprint: string, createdAt: string, sha256: string): string =>
+  `${certificatesPrefix(fingerprint)}${createdAt.replaceAll(/[-:]|\..*/g, '')}-${sha256.slice(0, 16)}.json`;
+
 /** Weights that no hub has, kept beside the runs so that every worker can fetch them. */
 export const weightsKey = (sha256: string, extension: string): string => `models/${sha256}${extension}`;
 

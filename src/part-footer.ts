@@ -148,6 +148,7 @@ export const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object
   device: z.string(),
   batch: count,
   reused: count,
+  decoder: z.string().optional(),
   embedding: z.enum(['float32', 'float16']),
   rows: count,
   ok: count,

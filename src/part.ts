@@ -2,7 +2,7 @@
  * The step "write": a shard's rows become one part, one Parquet object, and are read back.
  *
  * A part is a function of its rows and provenance, to the last byte: two workers that did the same shard on the same
- * kind of device wrote the same object, and a commit can tell its own part from another's by SHA-256.
+ * kind of device, by the same batch, wrote the same object, and a commit can tell its own part from another's by SHA-256.
  */
 import { publicUri } from './archives/archive.ts';
 import type { Failure, FailureCode } from './errors.ts';

@@ -22,6 +22,8 @@ const systemicRows = 10;
 
 export interface ShardReport {
   items: number;
+  /** Of those, the ones that were read here: none where the part stood already. */
+  images: number;
   failed: number;
   reused: number;
   commit: CommitResult | 'present';
@@ -37,7 +39,7 @@ export interface PipelineParts {
   /** The step "write", in a thread of its own. */
   encode(...rows: Parameters<typeof encodePart>): Promise<Uint8Array>;
   /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
-  provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch'>;
+  provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch' | 'decoder'>;
   /** A shard's part stands; `places` says where its bytes are in the table of bytes met. */
   onPart?: (run: string, key: string, places: Int32Array) => void;
 }
@@ -86,6 +88,7 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
       const writeMs = performance.now() - started;
       return {
         items: items.length,
+        images: rows.outcomes.filter(({ status }) => status !== 'gone').length,
         failed: failed.length,
         reused,
         commit,
@@ -141,6 +144,7 @@ async function reportStanding(store: Store, { key, size }: CommittedPart): Promi
   const { rows, failed } = await readPartFooter(store, key, size);
   return {
     items: rows,
+    images: 0,
     failed,
     reused: 0,
     commit: 'present',

@@ -3,15 +3,16 @@
  *
  * Every run has a BullMQ queue of its own, and a register names the runs that are open: workers go round it, so a small
  * run does not wait behind a large one, a run can be paused or cancelled alone, and a worker leaves the runs that it
- * does not fit to others. Redis holds only what the store could tell again: which shards wait, which worker has which, and
- * counters for the progress line. A job is `{ v: 1, run, shard }`. Jobs leave Redis when they end; a shard that failed
- * for good leaves a line in the run's `failures`, and `lensmill resume` enqueues it anew.
+ * does not fit to others. Redis holds only what the store could tell again: which shards wait, which worker has which; and
+ * counters that tell how far a run is and what limits it (counters.ts). A job is `{ v: 1, run, shard }`. Jobs leave Redis
+ * when they end; a shard that failed for good leaves a line in the run's `failures`, and `lensmill resume` enqueues it anew.
  */
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
 import { Redis } from 'ioredis';
 import { z } from 'zod';
+import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } from './counters.ts';
 import { explainRedisError } from './redis-errors.ts';
 import type { RunNeeds } from './run.ts';
 import { atStep } from './steps.ts';
@@ -40,11 +41,7 @@ export interface QueueAddress {
 /** A run's own queue below an address. */
 export const runQueue = (name: string, run: string): string => `${name}.${run}`;
 
-/** Redis's own account of a run; the store has the last word. */
-export interface RunProgress {
-  shards: number;
-  items: number;
-  failed: number;
+export interface RunProgress extends RunCounts {
   /** Shards that failed for good, and why. */
   failures: Record<string, string>;
 }
@@ -92,19 +89,6 @@ export async function checkRedis(
   }
 }
 
-/**
- * Counts a shard once, however often it is reported; returns how many shards of the run are done.
- * KEYS: bitmap of done shards, counters. ARGV: shard, items, failed.
- */
-const markDoneScript = `
-if redis.call('SETBIT', KEYS[1], ARGV[1], 1) == 0 then
-  redis.call('HINCRBY', KEYS[2], 'items', ARGV[2])
-  redis.call('HINCRBY', KEYS[2], 'failed', ARGV[3])
-  return redis.call('HINCRBY', KEYS[2], 'shards', 1)
-end
-return tonumber(redis.call('HGET', KEYS[2], 'shards') or '0')
-`;
-
 export interface ShardQueue {
   /** Opens a run to workers, new or again, with all that earlier failures and pauses left of it forgotten. */
   openRun(run: string, needs: RunNeeds): Promise<void>;
@@ -114,8 +98,8 @@ export interface ShardQueue {
    */
   enqueue(run: string, shards: Iterable<number>, options: EnqueueOptions): Promise<void>;
   enqueueFinalize(run: string): Promise<void>;
-  /** Returns the number of the run's shards that are done. */
-  markDone(run: string, shard: number, counts: { items: number; failed: number }): Promise<number>;
+  /** Counts a shard, once however often it is reported; returns the number of the run's shards that are done. */
+  markDone(run: string, shard: number, counts: ShardCounts): Promise<number>;
   progress(run: string): Promise<RunProgress>;
   recordFailure(run: string, shard: string, message: string): Promise<void>;
   /** The runs that the register names. */
@@ -142,6 +126,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   const queues = new Map<string, Queue>();
   const register = `${prefix}:${name}:runs`;
   const key = (run: string, what: string): string => `${prefix}:${name}:${run}:${what}`;
+  const countersOf = (run: string) => ({ done: key(run, 'done'), counts: key(run, 'counts') });
 
   function queueOf(run: string): Queue {
     let queue = queues.get(run);
@@ -167,6 +152,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   const queue: ShardQueue = {
     async openRun(run, needs) {
       await redis.del(key(run, 'failures'));
+      await forgetPace(redis, countersOf(run));
       // A cancel that was broken off may have left it paused.
       await queueOf(run).resume();
       const entry: RunEntry = { v: 1, state: 'open', needs };
@@ -207,23 +193,14 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       await queueOf(run).add('finalize', data, jobOptions(`${run}-finalize`, 5));
     },
 
-    async markDone(run, shard, { items, failed }) {
-      return Number(
-        await redis.eval(markDoneScript, 2, key(run, 'done'), key(run, 'counts'), shard, items, failed),
-      );
-    },
+    markDone: (run, shard, counts) => markDone(redis, countersOf(run), shard, counts),
 
     async progress(run) {
       const [counts, failures] = await Promise.all([
-        redis.hgetall(key(run, 'counts')),
+        readCounts(redis, countersOf(run)),
         redis.hgetall(key(run, 'failures')),
       ]);
-      return {
-        shards: Number(counts.shards ?? 0),
-        items: Number(counts.items ?? 0),
-        failed: Number(counts.failed ?? 0),
-        failures,
-      };
+      return { ...counts, failures };
     },
 
     async recordFailure(run, shard, message) {

@@ -33,6 +33,8 @@ const runRequest = z.object({
   model: identitySchema,
   /** Store key of weights that no hub has; null for presets and random weights, which every worker can get itself. */
   weightsKey: z.string().nullable(),
+  /** Store key of what an int8 model is quantised by; null in other precisions, and where it is baked into the weights. */
+  calibrationKey: z.string().nullable().default(null),
   topK: z.number().int().positive(),
   embedding: z.enum(['float32', 'float16']),
   shardSize: z.number().int().positive(),

@@ -25,6 +25,7 @@ interface Setting<T> {
 const text = z.string().min(1);
 const count = z.coerce.number().int().min(1);
 const countOrZero = z.coerce.number().int().min(0);
+const shareOfOne = z.coerce.number().min(0).max(1);
 const flagValue = z.union([z.boolean(), z.stringbool()]);
 const list = z.union([z.array(text), text.transform((one) => one.split(',').map((part) => part.trim()))]);
 
@@ -85,9 +86,23 @@ export const settingsTable = {
   precision: setting({
     flag: '--precision <p>',
     env: 'LENSMILL_PRECISION',
-    help: 'fp32, or fp16 (for GPUs; on a CPU it is no faster)',
-    parse: z.enum(['fp32', 'fp16']),
-    default: 'fp32',
+    help: 'fp32; fp16 (for GPUs; on a CPU it is no faster); int8 (for CPUs: three times as fast, close but not equal); auto: fp16 where this machine has a GPU, else fp32, and what an .onnx has',
+    parse: z.enum(['auto', 'fp32', 'fp16', 'int8']),
+    default: 'auto',
+  }),
+  calibration: setting({
+    flag: '--calibration <file>',
+    env: 'LENSMILL_CALIBRATION',
+    help: 'what int8 is quantised by (`lensmill model calibrate`); unset: as the newest int8 run of the output, else measured on images of the source',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  calibrationImages: setting({
+    flag: '--calibration-images <n>',
+    env: 'LENSMILL_CALIBRATION_IMAGES',
+    help: 'images of the source that int8 is calibrated on, where it is; at least 8',
+    parse: count.min(8).max(4096),
+    default: '64',
   }),
   resize: setting({
     flag: '--resize <mode>',
@@ -113,8 +128,13 @@ export const settingsTable = {
   device: setting({
     flag: '--device <d>',
     env: 'LENSMILL_DEVICE',
-    help: 'cpu, cuda, cuda:N, or auto: cuda where a GPU and its libraries are there, else cpu; never a silent fallback',
-    parse: z.string().regex(/^(auto|cpu|cuda(:[0-9]+)?)$/, 'expected auto, cpu, cuda or cuda:N'),
+    help: 'cpu, cuda, cuda:N, tensorrt, tensorrt:N (docs/gpu.md), or auto: cuda where a GPU and its libraries are there, else cpu; never a silent fallback; sleep:MS stands for a GPU in measurements, with --model null',
+    parse: z
+      .string()
+      .regex(
+        /^(auto|cpu|(cuda|tensorrt)(:[0-9]+)?|sleep:[0-9]{1,5})$/,
+        'expected auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N or sleep:MS',
+      ),
     default: 'auto',
   }),
   threads: setting({
@@ -127,14 +147,14 @@ export const settingsTable = {
   batch: setting({
     flag: '--batch <n>',
     env: 'LENSMILL_BATCH',
-    help: 'images per step of the model; 0: 8 on a CPU, 64 on a GPU',
+    help: 'images per step of the model; 0: as `lensmill tune` found, else 8 on a CPU, 64 on a GPU',
     parse: countOrZero.max(4096),
     default: '0',
   }),
   sessions: setting({
     flag: '--sessions <n>',
     env: 'LENSMILL_SESSIONS',
-    help: 'models side by side on the device, each with its own memory (0.6 GB for ResNet-152 in fp32); 0: 2 on a CPU, 1 on a GPU',
+    help: 'models side by side on the device, each with its own memory (0.6 GB for ResNet-152 in fp32); 0: as `lensmill tune` found, else 2 on a CPU, 1 on a GPU',
     parse: countOrZero.max(64),
     default: '0',
   }),
@@ -151,6 +171,13 @@ export const settingsTable = {
     help: 'images that a lane reads and decodes at once; more hides a slow store, and costs memory',
     parse: count.max(256),
     default: '8',
+  }),
+  decoder: setting({
+    flag: '--decoder <d>',
+    env: 'LENSMILL_DECODER',
+    help: 'of JPEGs: native (libjpeg-turbo), sharp, or auto: native where it is built; the pixels are the same',
+    parse: z.enum(['auto', 'native', 'sharp']),
+    default: 'auto',
   }),
   shardSize: setting({
     flag: '--shard-size <n>',
@@ -223,6 +250,34 @@ export const settingsTable = {
     parse: byteSize,
     default: '64MB',
   }),
+  sample: setting({
+    flag: '--sample <n>',
+    env: 'LENSMILL_SAMPLE',
+    help: 'images that a certificate is made of, 20 to 8192; the time to compare them grows with their square',
+    parse: count.min(20).max(8192),
+    default: '512',
+  }),
+  minCosine: setting({
+    flag: '--min-cosine <x>',
+    env: 'LENSMILL_MIN_COSINE',
+    help: 'a certificate wants this median cosine between an embedding and the one by fp32',
+    parse: shareOfOne,
+    default: '0.99',
+  }),
+  minTop1: setting({
+    flag: '--min-top1 <x>',
+    env: 'LENSMILL_MIN_TOP1',
+    help: 'a certificate wants this share of images to have the label that fp32 gives them',
+    parse: shareOfOne,
+    default: '0.95',
+  }),
+  minRecall: setting({
+    flag: '--min-recall <x>',
+    env: 'LENSMILL_MIN_RECALL',
+    help: "a certificate wants this share of an image's ten nearest to be those by fp32",
+    parse: shareOfOne,
+    default: '0.9',
+  }),
   readTimeoutMs: setting({
     flag: '--read-timeout <time>',
     env: 'LENSMILL_READ_TIMEOUT',
@@ -292,6 +347,13 @@ export const settingsTable = {
     help: 'on SIGTERM, how long shards in flight may take before they are handed back',
     parse: durationMs,
     default: '25s',
+  }),
+  pricePerHour: setting({
+    flag: '--price-per-hour <money>',
+    env: 'LENSMILL_PRICE_PER_HOUR',
+    help: 'what an hour of one worker costs; unset: reports of speed tell no cost',
+    parse: z.coerce.number().min(0).optional(),
+    default: undefined,
   }),
   cacheDir: setting({
     flag: '--cache <folder>',

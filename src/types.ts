@@ -99,7 +99,8 @@ export interface Preprocessing {
 /** 'exact' equals torchvision's pixels bit for bit; 'fast' lets libvips shrink while it decodes. */
 export type ResizeMode = 'exact' | 'fast';
 
-export type Precision = 'fp32' | 'fp16';
+/** What a model reckons in. 'int8': bytes, on ranges that were measured beforehand; for CPUs. */
+export type Precision = 'fp32' | 'fp16' | 'int8';
 
 /** Which numbers a run makes. Two outputs may be compared if and only if their fingerprints are equal. */
 export interface ModelIdentity {
@@ -114,11 +115,13 @@ export interface ModelIdentity {
   preprocessing: Preprocessing;
   resizeMode: ResizeMode;
   precision: Precision;
+  /** In int8, the SHA-256 of the ranges that activations are told apart in (`hashCalibration`); else null. */
+  calibration: string | null;
   /** Length of an embedding: 2048 in this family. */
   dimension: number;
   /** Length of the logits: labels are indices below it. */
   classes: number;
-  /** SHA-256 over the fields above but `ref`. */
+  /** SHA-256 over the fields above but `ref`, and but a `calibration` of null. */
   fingerprint: string;
 }
 
@@ -130,10 +133,12 @@ export interface Provenance {
   source: string;
   model: ModelIdentity;
   topK: number;
-  /** 'cpu' or 'cuda', and what ran it; several joined by '+' where rows of other runs were taken. */
+  /** 'cpu', 'cuda' or 'tensorrt', and what ran it; several joined by '+' where rows of other runs were taken. */
   device: string;
   /** Images per `session.run`. */
   batch: number;
   /** Rows that were not embedded anew, for their bytes were known. */
   reused: number;
+  /** What decoded the JPEGs, such as 'libjpeg-turbo 2.1.5'; the pixels are the same whatever it was. Older parts do not say. */
+  decoder?: string | undefined;
 }

@@ -57,6 +57,7 @@ test('a folder becomes a verified run with one command', async () => {
     ok: photoCount,
     failed: 0,
     untrained: true,
+    throughput: { images: photoCount, waitedShare: expect.any(Number), verdict: expect.any(String) },
   });
 
   const verified = await lensmill(['verify', 'first', '--output', output, '--json']);
@@ -233,7 +234,13 @@ test('a producer and workers of their own share a run; a worker that is killed i
     process.kill(child as number, 'SIGKILL');
     await done;
     for (const worker of workers) worker.kill('SIGTERM');
-    expect((await Promise.all(workers)).map(({ exitCode }) => exitCode)).toEqual([0, 0]);
+    const ended = await Promise.all(workers);
+    expect(ended.map(({ exitCode }) => exitCode)).toEqual([0, 0]);
+    expect(ended.some(({ stdout }) => /^limit {3}\S/m.test(stdout))).toBe(true);
+    const { throughput } = JSON.parse((await lensmill(['status', 'shared', '--json'], env)).stdout);
+    // Fewer, where the one that was killed had not told of a shard that it did.
+    expect(throughput.images).toBeGreaterThan(0);
+    expect(throughput.images).toBeLessThanOrEqual(photoCount);
     expect((await lensmill(['verify', 'shared', '--output', output])).exitCode).toBe(0);
   } finally {
     await redis.close();

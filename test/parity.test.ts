@@ -17,33 +17,44 @@ const TRANSFORMS: Transform[] = [
   { resize: 200, crop: 225, interpolation: 'bilinear' }, // smaller than the crop: torchvision pads
 ];
 
+/**
+ * Photographs as cameras made them tell what small pictures cannot: sizes, encoders, profiles, EXIF. They take Pillow a
+ * second for each transform, so two do.
+ */
+const isOriginal = (path: string) => basename(path).startsWith('original-');
+const FOR_ORIGINALS = [TRANSFORMS[0], TRANSFORMS[2]] as Transform[];
+
 let folder: string;
 let paths: string[];
-let references: Uint8Array[][];
+let references: Map<string, Map<Transform, Uint8Array>>;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'lensmill-pictures-'));
   paths = await makePictures(folder);
-  references = await cropWithPillow(paths, TRANSFORMS);
-}, 600_000); // 45 s on an idle machine: Pillow resizes all of 3 × 4000
+  references = await cropWithPillow(paths, (path) => (isOriginal(path) ? FOR_ORIGINALS : TRANSFORMS));
+}, 600_000); // Pillow resizes all of 3 × 1500
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-test.each(TRANSFORMS.map((transform, t) => ({ ...transform, t })))(
+test.each(TRANSFORMS)(
   'every kind of picture has the pixels of Pillow and torchvision: $interpolation, $resize → $crop',
-  async ({ t, ...transform }) => {
+  async (transform) => {
     const differing: string[] = [];
-    for (const [i, path] of paths.entries()) {
-      const { largest } = difference(await crop(path, transform, 'exact'), references[i]?.[t]);
+    let compared = 0;
+    for (const path of paths) {
+      const reference = references.get(path)?.get(transform);
+      if (!reference) continue;
+      compared += 1;
+      const { largest } = difference(await crop(path, transform, 'exact'), reference);
       if (largest !== 0) differing.push(`${basename(path)}: ${largest}`);
     }
     expect(differing).toEqual([]);
-    expect(paths.length).toBeGreaterThan(90);
+    expect(compared).toBeGreaterThan(FOR_ORIGINALS.includes(transform) ? 90 : 65);
   },
 );
 
 test('the fast mode is nearer to the exact one than a shift by one pixel', async () => {
   const [transform] = TRANSFORMS as [Transform];
-  for (const path of paths.filter((path) => basename(path).startsWith('original-'))) {
+  for (const path of paths.filter(isOriginal)) {
     const exact = await crop(path, transform, 'exact');
     const fast = await crop(path, transform, 'fast');
     const shift = difference(exact.subarray(3), exact.subarray(0, -3)).mean;
@@ -66,9 +77,12 @@ async function crop(path: string, transform: Transform, resizeMode: ResizeMode):
 /** In levels of 255. */
 function difference(a: Uint8Array, b: Uint8Array | undefined): { largest: number; mean: number } {
   expect(b).toHaveLength(a.length);
-  const levels = a.map((value, i) => Math.abs(value - (b?.[i] ?? 0)));
-  return {
-    largest: levels.reduce((most, level) => Math.max(most, level), 0),
-    mean: levels.reduce((sum, level) => sum + level, 0) / levels.length,
-  };
+  let largest = 0;
+  let sum = 0;
+  for (const [i, value] of a.entries()) {
+    const level = Math.abs(value - (b?.[i] ?? 0));
+    largest = Math.max(largest, level);
+    sum += level;
+  }
+  return { largest, mean: sum / a.length };
 }

@@ -439,6 +439,7 @@ test('a fill that nobody waits for any more lets go of its slot when its last de
     slots: [slot],
     reads: 2,
     readTimeoutMs: 10_000,
+    decoder: 'auto',
     sources: { ...sourceDefaults, s3: { ...sourceDefaults.s3, endpoint } },
   } satisfies LaneOptions);
   try {

@@ -6,7 +6,12 @@ import { imagenetPreprocessing } from '../src/models/presets.ts';
 import { openSandbox, type Sandbox } from '../workers/sandbox.ts';
 import { crashes, hangs } from './helpers/crashing-decoder.ts';
 
-const options = { preprocessing: imagenetPreprocessing, resizeMode: 'exact', maxPixels: 1e8 } as const;
+const options = {
+  preprocessing: imagenetPreprocessing,
+  resizeMode: 'exact',
+  maxPixels: 1e8,
+  decoder: 'sharp', // where crashing-decoder.ts crashes
+} as const;
 let sandbox: Sandbox;
 let good: Uint8Array;
 

@@ -1,13 +1,17 @@
 /** Slots, lanes and inference threads, joined: what turns a shard's items into rows on one device. */
 import { availableParallelism } from 'node:os';
 import { type Batcher, openBatcher } from '../src/batch.ts';
-import type { Device } from '../src/devices/device.ts';
+import { describeDecoder } from '../src/decode.ts';
+import { type Device, requirePrecision } from '../src/devices/device.ts';
+import { requireRealDevice } from '../src/devices/sleep.ts';
+import type { Measures } from '../src/measures.ts';
 import { makeGate } from '../src/objects/host-gate.ts';
 import type { PipelineParts } from '../src/pipeline.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
 import { type Settings, sourceOptionsOf } from '../src/settings.ts';
 import type { Store } from '../src/stores/store.ts';
+import { type ChosenArrangement, chooseArrangement } from '../src/tuning.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
@@ -23,6 +27,7 @@ export type EngineSettings = Pick<
   | 'sessions'
   | 'threads'
   | 'reads'
+  | 'decoder'
   | 'readTimeoutMs'
   | 'allowFiles'
   | 'allowHosts'
@@ -42,6 +47,12 @@ export interface EngineOptions {
   onNotice(notice: string): void;
 }
 
+/** Each as `Measures` has it, in ms with fractions. */
+export type EngineMeasures = Pick<
+  Measures,
+  'readMs' | 'decodeMs' | 'lanesMs' | 'deviceMs' | 'batchImages' | 'batchRoom'
+>;
+
 export interface Engine {
   readonly batcher: Batcher;
   readonly encode: PipelineParts['encode'];
@@ -50,36 +61,47 @@ export interface Engine {
   /** Rejects when a thread is lost, as by a decoder that hangs: the process must end then. */
   readonly lost: Promise<never>;
   readonly lanes: number;
+  /** As it was opened. */
+  readonly arrangement: ChosenArrangement;
+  /** What decodes JPEGs, as in `Provenance`. */
+  readonly decoder: string;
   /** Must be called with a run before its first shard; calling it again is cheap. */
   announceRun(run: Run): Promise<void>;
   /** A part of a run was committed here; see `Reuse`. */
   addPart(run: string, key: string, places: Int32Array): void;
-  /** Since the start: what the device did and how long it stood still, ms. */
-  deviceTimes(): { inferMs: number; waitedMs: number };
+  /** Since the start. */
+  measures(): EngineMeasures;
   /** Lets the batches under way end. Safe to call twice. */
   close(): Promise<void>;
 }
 
-/** A session has one slot on the device and one ready for it; a lane decodes into one and begins to fetch for another. */
+/**
+ * A session has one slot on the device and one that waits in its thread: between two runs lies no call from here. A lane
+ * decodes into one and begins to fetch for another.
+ */
 const slotsPerSession = 2;
 const slotsPerLane = 2;
 const leastLanes = 2;
 
-/** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', and those of the model. */
+/** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', 'no-native-decoder', and those of the model. */
 export async function openEngine(store: Store, run: Run, options: EngineOptions): Promise<Engine> {
   const { device, settings } = options;
   const { topK } = run;
   const { dimension } = run.model;
   const { crop } = run.model.preprocessing;
-  const { reads, readTimeoutMs } = settings;
+  const { reads, readTimeoutMs, decoder } = settings;
+  requirePrecision(device, run.model.precision);
+  requireRealDevice(device, run.model.ref);
+  const decoding = await describeDecoder(decoder, run.model.resizeMode);
+  decoding.notices.forEach(options.onNotice);
   const modelPath = await obtainModel(store, run, settings);
   const cores = availableParallelism();
-  const batch = settings.batch || device.batch;
   const laneCount = settings.lanes || Math.max(leastLanes, Math.floor(cores * device.lanesPerCore));
   // ONNX Runtime's own choice is a thread per physical core, and it takes two virtual cores for one: 8.6 against 16.7
   // images/s with ResNet-152.
   const threads = settings.threads || cores;
-  const sessionCount = Math.min(settings.sessions || device.sessions, threads);
+  const arrangement = await chooseArrangement(device, run.model, { settings, threads });
+  const { batch, sessions: sessionCount } = arrangement;
   const slots = Array.from({ length: laneCount * slotsPerLane + sessionCount * slotsPerSession }, () =>
     makeSlot({ batch, crop, dimension, topK }),
   );
@@ -100,6 +122,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     slots: slots.map(({ pixels }) => pixels),
     reads,
     readTimeoutMs,
+    decoder,
     sources,
   };
   const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
@@ -108,7 +131,11 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const memoryOf = new Map<string, Promise<Reuse>>();
   /** By run, once it is announced. */
   const memories = new Map<string, Reuse>();
-  const times = { inferMs: 0, waitedMs: 0 };
+  const measures = { readMs: 0, decodeMs: 0, deviceMs: 0, batchImages: 0, batchRoom: 0 };
+  /** Images that the lanes can have in hand at once. */
+  const places = Math.min(laneCount * reads, slots.length * batch);
+  /** By slot: its images that are ready for the model. */
+  const ready = new Uint32Array(slots.length);
   let smallestBatch = batch;
   const cautiousUntil = performance.now() + options.cautiousMs;
 
@@ -129,18 +156,23 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
         const isCautious = performance.now() < cautiousUntil;
         const wanted = isCautious ? entries.map((entry) => ({ ...entry, suspect: true })) : entries;
         const abort = { signal, abandon: { kind: 'abandon', slot } as const };
-        return (await lanes.callOne(
+        const filled = (await lanes.callOne(
           { kind: 'fill', slot, entries: wanted },
           abort,
         )) as NonNullable<LaneReply>;
+        measures.readMs += filled.fetchMs / places;
+        measures.decodeMs += filled.decodeMs / Math.min(places, cores);
+        ready[slot] = filled.outcomes.filter(({ status }) => status === 'ok').length;
+        return filled;
       },
       async infer(slot) {
         const done = (await sessions.callOne({ kind: 'infer', slot })) as NonNullable<InferenceReply>;
         // What was made before a session became smaller has the larger batch; a part tells the smallest.
         smallestBatch = Math.min(smallestBatch, done.batch);
         if (done.notice !== undefined) options.onNotice(done.notice);
-        times.inferMs += done.inferMs / sessionCount;
-        times.waitedMs += done.waitedMs / sessionCount;
+        measures.deviceMs += done.inferMs / sessionCount;
+        measures.batchImages += ready[slot] ?? 0;
+        measures.batchRoom += batch;
         return { ...(slots[slot] as Slot).result, inferMs: done.inferMs }; // the batcher has no others
       },
       memory: {
@@ -163,6 +195,8 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     encode: (...rows) => writer.call(rows),
     lost: Promise.race([sessions.lost, lanes.lost, writer.lost]),
     lanes: laneCount,
+    arrangement,
+    decoder: decoding.decoder,
     async announceRun(run) {
       let ready = announced.get(run.run);
       if (!ready) {
@@ -176,7 +210,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     addPart(id, key, places) {
       memories.get(id)?.addPart(key, places);
     },
-    deviceTimes: () => ({ ...times }),
+    measures: () => ({ ...measures, lanesMs: lanes.activeMs() }),
     close,
   };
 

@@ -14,7 +14,6 @@ export type InferenceRequest = { kind: 'open' } | { kind: 'infer'; slot: number 
 export type InferenceReply =
   | {
       inferMs: number;
-      waitedMs: number;
       /** Images per run of the model: fewer than a slot has, once memory was short. */
       batch: number;
       /** What the operator should know, said once. */
@@ -22,11 +21,10 @@ export type InferenceReply =
     }
   | undefined;
 
-// Only workers/engine.ts starts this thread.
+// Only engine.ts and side-by-side.ts start this thread.
 const { slots, ...options } = workerData as InferenceOptions;
 let session: ElasticSession | undefined;
 let notice: string | undefined;
-let idleSince = 0;
 let last: Promise<unknown> = Promise.resolve();
 
 serveThread<InferenceRequest, InferenceReply>(
@@ -48,7 +46,6 @@ async function open(): Promise<undefined> {
       notice = text;
     },
   });
-  idleSince = performance.now();
 }
 
 async function openWarmSession(batch: number): Promise<Session> {
@@ -66,17 +63,15 @@ async function infer(slot: number): Promise<InferenceReply> {
   const { pixels, result } = slots[slot] ?? {};
   if (!session || !pixels || !result) throw new Error(`no session, or no slot ${slot}: this is a bug`);
   const started = performance.now();
-  const waitedMs = started - idleSince;
   const { embeddings, scores, labels } = await session.run(new Uint8Array(pixels));
   result.embeddings.set(embeddings);
   result.scores.set(scores);
   result.labels.set(labels);
-  idleSince = performance.now();
+  const inferMs = performance.now() - started;
   const said = notice;
   notice = undefined;
   return {
-    inferMs: idleSince - started,
-    waitedMs,
+    inferMs,
     batch: session.batch,
     ...(said !== undefined && { notice: said }),
   };

@@ -5,7 +5,7 @@
 import { workerData } from 'node:worker_threads';
 import pLimit from 'p-limit';
 import type { FilledSlot, Refusal, Repeat, SlotEntry } from '../src/batch.ts';
-import { decodeImage } from '../src/decode.ts';
+import { type DecoderChoice, decodeImage } from '../src/decode.ts';
 import { ConfigError } from '../src/errors.ts';
 import { fetchItem } from '../src/fetch.ts';
 import type { Run } from '../src/run.ts';
@@ -21,12 +21,16 @@ export interface LaneOptions {
   slots: readonly SharedArrayBuffer[];
   reads: number;
   readTimeoutMs: number;
+  decoder: DecoderChoice;
   sources: SourceOptions;
 }
 
+/** What a lane must know of a run. */
+export type LaneRun = Pick<Run, 'run' | 'source' | 'model' | 'maxPixels' | 'maxBytes'>;
+
 /** A run is announced before its first items. 'abandon' lets go of a fill that nobody waits for any more. */
 export type LaneRequest =
-  | { kind: 'run'; run: Run; seen: SharedArrayBuffer | undefined }
+  | { kind: 'run'; run: LaneRun; seen: SharedArrayBuffer | undefined }
   | { kind: 'fill'; slot: number; entries: readonly SlotEntry[] }
   | { kind: 'abandon'; slot: number };
 export type LaneReply = FilledSlot | undefined;
@@ -34,10 +38,10 @@ export type LaneReply = FilledSlot | undefined;
 /** A picture of 100 megapixels takes seconds: a decoder that needs this long will not come back. */
 const decodeMs = 120_000;
 
-// Only workers/engine.ts starts this thread.
-const { slots, reads, readTimeoutMs, sources } = workerData as LaneOptions;
+// Only engine.ts and side-by-side.ts start this thread.
+const { slots, reads, readTimeoutMs, decoder, sources } = workerData as LaneOptions;
 const limit = pLimit(reads);
-const runs = new Map<string, { run: Run; source: Source; seen: SeenTable | undefined }>();
+const runs = new Map<string, { run: LaneRun; source: Source; seen: SeenTable | undefined }>();
 const filling = new Map<number, AbortController>();
 const sandbox = openSandbox(decodeMs);
 
@@ -54,7 +58,7 @@ serveThread<LaneRequest, LaneReply>(
   },
 );
 
-function openRun(run: Run, seen: SharedArrayBuffer | undefined): void {
+function openRun(run: LaneRun, seen: SharedArrayBuffer | undefined): void {
   const source = openSource(run.source, sources);
   runs.set(run.run, { run, source, seen: seen && openSeenTable(seen) });
 }
@@ -114,6 +118,7 @@ async function fillRow(
     preprocessing: run.model.preprocessing,
     resizeMode: run.model.resizeMode,
     maxPixels: run.maxPixels,
+    decoder,
   };
   const decoded = suspect
     ? await sandbox.decode(content, target, options)

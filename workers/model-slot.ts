@@ -7,6 +7,7 @@ import { needsOf, type Run, type RunNeeds } from '../src/run.ts';
 import type { Store } from '../src/stores/store.ts';
 import { version } from '../src/version.ts';
 import { type Engine, type EngineSettings, openEngine } from './engine.ts';
+import type { Tally } from './tally.ts';
 
 export interface ModelSlotOptions {
   store: Store;
@@ -15,6 +16,7 @@ export interface ModelSlotOptions {
   /** As `EngineOptions` has it. */
   cautiousMs: number;
   log: Logger;
+  tally: Tally;
   /** A thread of the engine is lost: nothing goes on here. */
   onLost(error: unknown): void;
 }
@@ -25,8 +27,6 @@ export interface ModelSlot {
   fits(run: string, needs: RunNeeds): boolean;
   /** The pipeline for a run's model: opened for the first run, refused to runs of another model. */
   pipelineFor(run: Run): Promise<Pipeline>;
-  /** What the device did since the model was loaded, ms. */
-  deviceTimes(): { inferMs: number; waitedMs: number } | undefined;
   close(): Promise<void>;
 }
 
@@ -37,6 +37,7 @@ export function openModelSlot({
   settings,
   cautiousMs,
   log,
+  tally,
   onLost,
 }: ModelSlotOptions): ModelSlot {
   let opening: { model: string; engine: Promise<Engine> } | undefined;
@@ -49,18 +50,35 @@ export function openModelSlot({
     const onNotice = (notice: string): void => log.warn(notice);
     const opened = await openEngine(store, run, { device, settings, cautiousMs, onNotice });
     opened.lost.catch(onLost);
-    const { batch, lanes, batcher, encode } = opened;
+    tally.watch(opened);
+    const { arrangement, lanes, decoder, batcher, encode } = opened;
     pipeline = openPipeline({
       store,
-      batcher,
+      batcher: { embed: (...shard) => tally.during('embed', () => batcher.embed(...shard)) },
       encode,
       onPart: opened.addPart,
-      provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch }),
+      provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch, decoder }),
     });
     const { ref, precision } = run.model;
     const loadMs = Math.round(performance.now() - started);
-    log.info({ model: ref, precision, device: device.name, batch, lanes, loadMs }, 'model loaded');
+    const loaded = { model: ref, precision, device: device.name, ...arrangement, lanes, decoder, loadMs };
+    log.info(loaded, 'model loaded');
     return opened;
+  }
+
+  async function pipelineFor(run: Run): Promise<Pipeline> {
+    const { model } = needsOf(run);
+    opening ??= { model, engine: open(run) };
+    if (opening.model !== model)
+      throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
+    try {
+      engine = await opening.engine;
+    } catch (error) {
+      opening = undefined;
+      throw error;
+    }
+    await engine.announceRun(run);
+    return pipeline as Pipeline; // opened with the engine
   }
 
   return {
@@ -73,21 +91,7 @@ export function openModelSlot({
       }
       return isOurs;
     },
-    async pipelineFor(run) {
-      const { model } = needsOf(run);
-      opening ??= { model, engine: open(run) };
-      if (opening.model !== model)
-        throw new NotForThisWorker(`this worker has another model than run ${run.run}`);
-      try {
-        engine = await opening.engine;
-      } catch (error) {
-        opening = undefined;
-        throw error;
-      }
-      await engine.announceRun(run);
-      return pipeline as Pipeline; // opened with the engine
-    },
-    deviceTimes: () => engine?.deviceTimes(),
+    pipelineFor: (run) => tally.during('load', () => pipelineFor(run)),
     async close() {
       await opening?.engine.catch(() => undefined);
       await engine?.close();

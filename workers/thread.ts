@@ -11,6 +11,8 @@ export interface Thread<Request, Reply> {
   lost: Promise<never>;
   /** Rejects with what the thread's handler threw, or when the thread is lost. */
   call(request: Request): Promise<Reply>;
+  /** For how long it ran JavaScript, or was blocked by what that called, since it began. */
+  activeMs(): number;
   /** Lets the calls under way end, then the thread. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -70,6 +72,7 @@ export function openThread<Request, Reply>(name: ThreadName, workerData: unknown
       worker.postMessage({ id, request } satisfies CallMessage<Request>);
       return call.promise;
     },
+    activeMs: () => worker.performance.eventLoopUtilization().active,
     async close() {
       closing = true;
       if (!lost) worker.postMessage(null);
@@ -84,6 +87,8 @@ export interface Threads<Request, Reply> {
   /** To the one with the fewest calls under way. When `signal` aborts, the same thread is sent `abandon`. */
   callOne(request: Request, abort?: { signal: AbortSignal; abandon: Request }): Promise<Reply>;
   callAll(request: Request): Promise<Reply[]>;
+  /** As of one thread, on average. */
+  activeMs(): number;
   close(): Promise<void>;
 }
 
@@ -117,6 +122,7 @@ export function openThreads<Request, Reply>(
       }
     },
     callAll: (request) => Promise.all(members.map(({ thread }) => thread.call(request))),
+    activeMs: () => members.reduce((sum, { thread }) => sum + thread.activeMs(), 0) / members.length,
     async close() {
       await Promise.all(members.map(({ thread }) => thread.close()));
     },

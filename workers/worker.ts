@@ -15,6 +15,7 @@ import { resolveDevice } from '../src/devices/resolve-device.ts';
 import { ConfigError, messageOf, OutOfReach } from '../src/errors.ts';
 import { finalizeRun } from '../src/finalize.ts';
 import { type Logger, openLog } from '../src/log.ts';
+import type { Measures } from '../src/measures.ts';
 import { ofStore } from '../src/pipeline.ts';
 import { openQueue } from '../src/queue.ts';
 import { type Run, readRun } from '../src/run.ts';
@@ -22,8 +23,10 @@ import { type Settings, s3OptionsOf } from '../src/settings.ts';
 import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
+import { reportThroughput } from '../src/throughput.ts';
 import type { EngineSettings } from './engine.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';
+import { openTally, type Tally } from './tally.ts';
 import { portableOf } from './thread.ts';
 
 export type WorkerSettings = EngineSettings & Pick<Settings, 'device' | 'logLevel' | 'graceMs'>;
@@ -41,7 +44,7 @@ export interface WorkerOptions {
 
 export type WorkerReport =
   | { kind: 'ready'; device: string }
-  | { kind: 'shard done' }
+  | { kind: 'shard done'; measures: Measures }
   | { kind: 'fatal'; error: { message: string; code?: string } };
 
 /** Shards that one worker holds at once, so that the tail of one does not starve the device. */
@@ -73,11 +76,14 @@ async function work(options: WorkerOptions): Promise<void> {
 
   const store = openStore(options.output, s3OptionsOf(settings));
   const { cautiousMs } = options;
-  const models = openModelSlot({ store, device, settings, cautiousMs, log, onLost: crash });
+  // A process that was started for a run has been loading since its start.
+  const loadedMs = options.run === undefined ? 0 : performance.now();
+  const tally = openTally({ loadedMs, shardsAtOnce: shardsInFlight });
+  const models = openModelSlot({ store, device, settings, cautiousMs, log, tally, onLost: crash });
   try {
     await store.probe();
     if (options.run !== undefined) await models.pipelineFor(await readRun(store, options.run));
-    if (!stop.signal.aborted) await consumeUntil(stop, options, store, models, log);
+    if (!stop.signal.aborted) await consumeUntil(stop, options, store, models, tally, log);
   } finally {
     await models.close();
     await store.close();
@@ -89,6 +95,7 @@ async function consumeUntil(
   options: WorkerOptions,
   store: Store,
   models: ModelSlot,
+  tally: Tally,
   log: Logger,
 ): Promise<void> {
   const address = { redisUrl: options.redisUrl, name: options.queue };
@@ -108,14 +115,18 @@ async function consumeUntil(
     log,
     handlers: {
       fits: models.fits,
+      onNoShard: tally.noShard,
       async onShard({ run: id, shard, suspect, lease }) {
         atStep('shard taken', id, shard);
-        const run = await runOf(id);
-        const pipeline = await models.pipelineFor(run).catch(refuse);
-        const done = await pipeline.processShard(run, shard, { lease, suspect }).catch(refuse);
+        const [run, done] = await tally.during('hold', async () => {
+          const run = await runOf(id);
+          const pipeline = await models.pipelineFor(run).catch(refuse);
+          return [run, await pipeline.processShard(run, shard, { lease, suspect }).catch(refuse)] as const;
+        });
         log.info({ run: id, shard, ...(suspect && { suspect }), ...roundTimes(done) }, 'shard done');
-        report({ kind: 'shard done' });
-        const shardsDone = await queue.markDone(id, shard, done);
+        const measures = tally.take(done);
+        report({ kind: 'shard done', measures });
+        const shardsDone = await queue.markDone(id, shard, { ...done, measures });
         atStep('shard marked done', id, shard);
         if (shardsDone < run.shards) return;
         await queue.enqueueFinalize(id);
@@ -124,7 +135,8 @@ async function consumeUntil(
       async onFinalize(id) {
         atStep('finalize taken', id);
         const { items, ok, failed } = await ofStore(runOf(id).then((run) => finalizeRun(store, run)));
-        log.info({ run: id, items, ok, failed, ...roundTimes(models.deviceTimes() ?? {}) }, 'run done');
+        const throughput = reportThroughput((await queue.progress(id)).measures);
+        log.info({ run: id, items, ok, failed, limit: throughput?.verdict }, 'run done');
       },
     },
   });

@@ -48,7 +48,7 @@ export function addDemoCommand(program: Command): void {
         if (!success) throw new Error('a run is done or was done: this is a bug');
         const { problems } = await verifyRun(store, run, success);
         if (problems.length > 0) throw new Error(`verify: ${problems.join('; ')}`);
-        const { json, text } = summarize(store, run, success, driven);
+        const { json, text } = summarize(store, run, success, driven, settings);
         context.print(
           { ...json, verified: true },
           [
@@ -70,7 +70,7 @@ export function addDemoCommand(program: Command): void {
 /** The default preset where it can be had; else random weights, loudly. */
 async function chooseModel(context: Context): Promise<string> {
   try {
-    await loadModel(context, { retries: 1 });
+    await loadModel(context, { retries: 1, precision: 'fp32' }); // in int8 it could not be loaded before it is calibrated
     return presets[0].name;
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;

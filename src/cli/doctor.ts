@@ -1,6 +1,8 @@
 /** `lensmill doctor`: says of every part that a run needs whether it is there and fit, and what to do where it is not. */
 import type { Command } from 'commander';
 import pc from 'picocolors';
+import { describeDecoder } from '../decode.ts';
+import { describeHardware } from '../devices/hardware.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError, messageOf } from '../errors.ts';
 import { openSession } from '../infer.ts';
@@ -38,6 +40,7 @@ export function addDoctorCommand(program: Command): void {
         await examine('store', () => examineStore(settings)),
         await examine('device', () => examineDevice(settings)),
         await examine('model', () => examineModel(context)),
+        await examine('decoder', () => examineDecoder(settings)),
       ];
       const values = settingNames.map((name) => ({
         name,
@@ -108,7 +111,9 @@ async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> 
 /** A model that costs nothing still needs the device's libraries, its driver and a kernel for each of its nodes. */
 async function examineDevice({ device: name, cacheDir }: Settings): Promise<Omit<Finding, 'what'>> {
   const { device, reason } = resolveDevice(name);
-  const model = await resolveModel('null', { cacheDir, resizeMode: 'exact', precision: 'fp32' });
+  // TensorRT has no kernels that slice bytes, which is what a null model does.
+  const ref = device.kind === 'tensorrt' ? 'random:0:1-1-1-1' : 'null';
+  const model = await resolveModel(ref, { cacheDir, resizeMode: 'exact', precision: 'fp32' });
   const { crop } = model.identity.preprocessing;
   const modelPath = await buildOnnx(model, { topK: 1 });
   const session = await openSession({ modelPath, device, batch: 1, crop, threads: 1 });
@@ -116,14 +121,17 @@ async function examineDevice({ device: name, cacheDir }: Settings): Promise<Omit
   await session.release();
   return {
     verdict: 'good',
-    detail: `${device.name} runs a small model${reason ? ` (auto: ${reason})` : ''}`,
+    detail: `${device.name} (${await describeHardware(device)}) runs a small model${reason ? ` (auto: ${reason})` : ''}`,
   };
 }
 
 async function examineModel(context: Context): Promise<Omit<Finding, 'what'>> {
   try {
     const hub = { ...hubFromEnv(process.env), offline: true };
-    const { identity } = await loadModel(context, { hub });
+    const { precision, calibration } = context.settings;
+    // What int8 is calibrated on is not known here; the floats that it is made of are.
+    const isUncalibrated = precision === 'int8' && calibration === undefined;
+    const { identity } = await loadModel(context, { hub, ...(isUncalibrated && { precision: 'fp32' }) });
     const detail = `${identity.ref}: ${identity.architecture} ${identity.precision}, fingerprint ${identity.fingerprint.slice(0, 12)}`;
     return identity.untrained
       ? { verdict: 'warning', detail: `${detail}; untrained: its labels mean nothing` }
@@ -135,6 +143,12 @@ async function examineModel(context: Context): Promise<Omit<Finding, 'what'>> {
       detail: `${context.settings.model ?? presets[0].name} is not downloaded yet: lensmill model pull`,
     };
   }
+}
+
+async function examineDecoder({ decoder: choice, resize }: Settings): Promise<Omit<Finding, 'what'>> {
+  const { decoder, passes, notices } = await describeDecoder(choice, resize);
+  const detail = [`${decoder} for JPEGs, resampled by ${passes}`, ...notices].join('; ');
+  return { verdict: notices.length > 0 ? 'warning' : 'good', detail };
 }
 
 const marks = { good: pc.green('✓'), warning: pc.yellow('!'), bad: pc.red('✗') };

@@ -4,12 +4,14 @@ import pMap from 'p-map';
 import { superviseWorker } from '../../workers/supervisor.ts';
 import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
+import { type Measures, measuresSince } from '../measures.ts';
 import { shardSizes } from '../page.ts';
 import { checkRedis, openQueue, queueNameOf, type ShardQueue } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
 import { findSuccess, needsOf, type Run, type Success } from '../run.ts';
 import type { Settings } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
+import { findLimit } from '../throughput.ts';
 import { version } from '../version.ts';
 import type { Context } from './command.ts';
 import { type ProgressReporter, reportProgress } from './progress.ts';
@@ -48,7 +50,7 @@ export function queueOf(settings: Settings, store: Store): string {
 
 /** How a run that was driven ended, but for errors. */
 export type DrivenRun =
-  | { how: 'done'; success: Success; device: string; elapsedMs: number }
+  | { how: 'done'; success: Success; device: string; elapsedMs: number; measures: Measures }
   | { how: 'interrupted' | 'cancelled' };
 
 /**
@@ -83,7 +85,7 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
     const end = await Promise.race([finished, stopped, redis.lost]);
     return typeof end === 'string'
       ? { how: end }
-      : { how: 'done', success: end, device, elapsedMs: performance.now() - started };
+      : { how: 'done', ...end, device, elapsedMs: performance.now() - started };
   } catch (error) {
     if (interrupted.aborted) return { how: 'interrupted' };
     throw error;
@@ -133,7 +135,7 @@ async function watchRun(
   store: Store,
   run: Run,
   signal: AbortSignal,
-): Promise<Success | 'interrupted' | 'cancelled'> {
+): Promise<{ success: Success; measures: Measures } | 'interrupted' | 'cancelled'> {
   const { settings, log } = context;
   const progress = reportProgress('images', context);
   const over = new AbortController();
@@ -155,12 +157,18 @@ async function watchRun(
   };
 
   try {
+    // A Redis of the user's may know of work that was done before this.
+    const before = (await answerOf(queue.progress(run.run), log, signal)).measures;
     await enqueue();
     let emptyPolls = 0;
     let isPauseTold = false;
     for (let poll = 0; !signal.aborted; poll++) {
       if (failure) throw failure;
-      const { state, shards, isEmpty } = await answerOf(lookAt(queue, store, run, progress), log, signal);
+      const { state, shards, isEmpty, measures } = await answerOf(
+        lookAt(queue, store, run, progress),
+        log,
+        signal,
+      );
       if (shards >= run.shards || state === undefined || poll % pollsPerLook === 0) {
         const success = await findSuccess(store, run.run).catch((error) => {
           if (!isAway(error)) throw error;
@@ -169,7 +177,7 @@ async function watchRun(
         if (success) {
           // Else a worker is about to.
           if (isEmpty) await queue.closeRun(run.run);
-          return success;
+          return { success, measures: measuresSince(before, measures) };
         }
       }
       if (state === 'cancelled') return 'cancelled';
@@ -200,13 +208,19 @@ async function lookAt(
   store: Store,
   run: Run,
   progress: ProgressReporter,
-): Promise<{ state: string | undefined; shards: number; isEmpty: boolean }> {
-  const [{ shards, items, failed, failures }, runs, counts] = await Promise.all([
+): Promise<{ state: string | undefined; shards: number; isEmpty: boolean; measures: Measures }> {
+  const [{ shards, items, failed, failures, measures, pace }, runs, counts] = await Promise.all([
     queue.progress(run.run),
     queue.runs(),
     queue.counts(run.run),
   ]);
-  progress.update({ done: items, total: run.items, failed });
+  progress.update({
+    done: items,
+    total: run.items,
+    failed,
+    perSecond: pace?.imagesPerSecond ?? 0,
+    limit: findLimit(measures),
+  });
   const { state, reason } = runs.get(run.run) ?? {};
   const resume = `once that is mended: lensmill resume ${run.run} --output ${store.uri}`;
   if (state === 'blocked') throw new Error(`run ${run.run} is blocked: ${reason}; ${resume}`);
@@ -214,7 +228,7 @@ async function lookAt(
   const [first] = Object.values(failures);
   if (first !== undefined && (shards + failedShards >= run.shards || 'finalize' in failures))
     throw new Error(`${failedShards} of ${run.shards} shards failed: ${first}; ${resume}`);
-  return { state, shards, isEmpty: counts.waiting + counts.active + counts.delayed === 0 };
+  return { state, shards, measures, isEmpty: counts.waiting + counts.active + counts.delayed === 0 };
 }
 
 /** An answer of Redis, however long it takes; says so when it takes long. */

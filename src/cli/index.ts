@@ -1,5 +1,8 @@
 /** `lensmill index`: plan, local worker, progress and finalize in one. */
 import type { Command } from 'commander';
+import { requirePrecision } from '../devices/device.ts';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { requireRealDevice } from '../devices/sleep.ts';
 import type { Run } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
@@ -29,10 +32,16 @@ export function addIndexCommand(program: Command): void {
       'lensmill index shards/*.tar --output ./index',
       'lensmill index urls.csv --columns caption --output ./index',
       'lensmill index s3://photos/2024/ --since latest --output s3://indexes/photos',
+      'lensmill index ~/Pictures --output ./index --precision int8   # on CPUs',
       "lensmill index ./archive --output ./index --model ./resnet152.safetensors --exclude 'thumbs/**'",
     ],
     async act(context, sources, options) {
-      const store = await openOutput(context.settings);
+      const { settings } = context;
+      const { device } = resolveDevice(settings.device);
+      requireRealDevice(device, settings.model);
+      // Known before images are calibrated on; what else a model is, its first shard would find out.
+      if (settings.precision === 'int8') requirePrecision(device, 'int8');
+      const store = await openOutput(settings);
       try {
         const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
         return await finishRun(context, store, run);
@@ -51,7 +60,7 @@ export async function finishRun(context: Context, store: Store, run: Run): Promi
     process.stderr.write(`${what}; go on with: lensmill resume ${run.run} --output ${store.uri}\n`);
     return driven.how === 'cancelled' ? exitCodes.resumable : interruptedCode(context.interrupted);
   }
-  const { json, text } = summarize(store, run, driven.success, driven);
+  const { json, text } = summarize(store, run, driven.success, driven, context.settings);
   context.print(json, text);
   return codeOf(driven.success);
 }

@@ -1,11 +1,16 @@
-/** `lensmill model build | pull | info`. */
+/** `lensmill model build | calibrate | pull | info`. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
+import { encodeCalibration, hashCalibration } from '../models/calibration.ts';
+import { writeWhole } from '../models/files.ts';
 import { describeModel, pullModel, writeOnnx, writeSafetensors } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
+import type { SettingName } from '../settings.ts';
+import { calibrateOn } from './calibrate.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { loadModel } from './prepare.ts';
+import { placeSettings, readSettings } from './option-groups.ts';
+import { loadModel, sourceSpecOf } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
 export function addModelCommands(program: Command): void {
@@ -14,7 +19,7 @@ export function addModelCommands(program: Command): void {
   addCommand(model, 'info', {
     summary: 'describe a model; without one, list the presets',
     arguments: [['[model]', 'a preset, a .safetensors or .onnx file, or random:SEED']],
-    settings: ['model', 'precision', 'resize', 'cacheDir'],
+    settings: ['model', 'precision', 'calibration', 'resize', 'cacheDir'],
     examples: [
       'lensmill model info',
       'lensmill model info random:0',
@@ -32,7 +37,7 @@ export function addModelCommands(program: Command): void {
         `architecture   ${identity.architecture}, ${parameters.toLocaleString('en-US')} parameters${gmac === null ? '' : `, ${gmac.toFixed(1)} GMAC an image`}`,
         `outputs        embedding of ${identity.dimension}, ${identity.classes} classes`,
         `preprocessing  shorter side to ${preprocessing.resize} (${preprocessing.interpolation}, ${identity.resizeMode}), centre crop ${preprocessing.crop}, mean ${preprocessing.mean.join(' ')}, std ${preprocessing.std.join(' ')}`,
-        `precision      ${identity.precision}`,
+        `precision      ${identity.precision}${identity.calibration === null ? '' : `, by the ranges ${identity.calibration}`}`,
         `graph          ${Object.entries(ops)
           .map(([op, count]) => `${count} ${op}`)
           .join(', ')}`,
@@ -76,10 +81,32 @@ export function addModelCommands(program: Command): void {
     },
   });
 
+  addCommand(model, 'calibrate', {
+    summary: 'measure the ranges that int8 is quantised by, on images like those that are to be indexed',
+    arguments: calibrateArguments,
+    settings: calibrateSettings,
+    options: [['--to <file>', 'where they go, as JSON: for --calibration']],
+    examples: [
+      'lensmill model calibrate random:0 ~/Pictures --to ranges.json',
+      'lensmill index ~/Pictures --precision int8 --calibration ranges.json --output ./index',
+    ],
+    async act(context, [ref = '', ...sources], { to }) {
+      if (typeof to !== 'string')
+        throw new ConfigError('missing-option', 'say where the calibration goes: --to FILE');
+      const floats = await loadModel(context, { ref, precision: 'fp32' });
+      const spec = await sourceSpecOf(context.settings, sources);
+      const calibration = await calibrateOn(context, floats, spec);
+      await writeWhole(to, [encodeCalibration(calibration)]);
+      const [file, sha256, { images }] = [resolve(to), hashCalibration(calibration), calibration];
+      context.print({ model: ref, images, sha256, file }, `${file}\nof ${images} images, sha256 ${sha256}`);
+      return exitCodes.done;
+    },
+  });
+
   addCommand(model, 'build', {
     summary: "write a model's ONNX graph (uint8 pixels in; embedding, scores and labels out), or its weights",
     arguments: [['<model>', 'a preset, a .safetensors or .onnx file, or random:SEED']],
-    settings: ['precision', 'resize', 'topK', 'cacheDir'],
+    settings: ['precision', 'calibration', 'resize', 'topK', 'cacheDir'],
     options: [
       ['--onnx <file>', 'where the graph goes'],
       ['--safetensors <file>', 'where the weights go, under the names that torchvision and timm use'],
@@ -87,6 +114,7 @@ export function addModelCommands(program: Command): void {
     examples: [
       'lensmill model build timm/resnet152.tv_in1k --onnx resnet152.onnx',
       'lensmill model build random:0 --safetensors random.safetensors',
+      'lensmill model build random:0 --precision int8 --calibration ranges.json --onnx int8.onnx',
     ],
     async act(context, [ref = ''], { onnx, safetensors }) {
       if (typeof onnx !== 'string' && typeof safetensors !== 'string') {
@@ -111,6 +139,27 @@ export function addModelCommands(program: Command): void {
     },
   });
 }
+
+const calibrateArguments: readonly [string, string][] = [
+  ['<model>', 'a preset, a .safetensors file, or random:SEED'],
+  ['<source...>', 'as for `lensmill index`; the images that are looked at are spread over all of it'],
+];
+const calibrateSettings: readonly SettingName[] = [
+  'calibrationImages',
+  'resize',
+  'include',
+  'exclude',
+  'archives',
+  'uriColumn',
+  'idColumn',
+  'threads',
+  'reads',
+  'maxPixels',
+  'maxBytes',
+  'readTimeoutMs',
+  ...readSettings,
+  ...placeSettings,
+];
 
 function presetLine({
   name,

@@ -6,6 +6,8 @@ export const planSettings: readonly SettingName[] = [
   'output',
   'model',
   'precision',
+  'calibration',
+  'calibrationImages',
   'resize',
   'topK',
   'embedding',
@@ -28,8 +30,10 @@ export const workSettings: readonly SettingName[] = [
   'sessions',
   'lanes',
   'reads',
+  'decoder',
   'readTimeoutMs',
   'graceMs',
+  'pricePerHour',
 ];
 export const queueSettings: readonly SettingName[] = ['redis', 'queue', 'highWater', 'attempts'];
 /** What the process that reads images may do. */

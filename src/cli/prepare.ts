@@ -5,7 +5,8 @@ import { setFlagsFromString } from 'node:v8';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { isRetryId, isRunId, retryNumber } from '../layout.ts';
-import { type Model, type ResolveOptions, resolveModel } from '../models/model.ts';
+import { readCalibration } from '../models/calibration.ts';
+import { type Model, quantiseModel, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { type Lister, planRun } from '../plan.ts';
@@ -20,32 +21,39 @@ import {
   readSuccess,
   sourceName,
 } from '../run.ts';
-import { sourceOptionsOf } from '../settings.ts';
+import { type Settings, sourceOptionsOf } from '../settings.ts';
 import { changedItems } from '../since.ts';
 import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Source } from '../sources/source.ts';
 import { atStep } from '../steps.ts';
 import type { Store } from '../stores/store.ts';
 import { openTable, tableRows } from '../table.ts';
+import type { Precision } from '../types.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
-import { publishWeights } from '../weights.ts';
+import { publishCalibration, publishWeights } from '../weights.ts';
+import { findCalibration } from './calibrate.ts';
 import type { Context } from './command.ts';
 import { reportProgress } from './progress.ts';
 
-/** The model of the settings, or `ref`, downloaded where it has to be; `pull` says how eagerly. */
+/**
+ * The model of the settings, or `ref`, downloaded where it has to be; the options say how eagerly. In int8 it is quantised by
+ * the file of `--calibration`.
+ */
 export async function loadModel(
   context: Context,
-  options: { ref?: string } & Pick<ResolveOptions, 'hub' | 'retries'> = {},
+  options: { ref?: string } & Partial<Pick<ResolveOptions, 'hub' | 'retries' | 'precision'>> = {},
 ): Promise<Model> {
   const { settings, log } = context;
-  const { ref = settings.model ?? presets[0].name, ...pull } = options;
+  const { ref = modelRef(settings), precision = choosePrecision(settings, ref), ...pull } = options;
+  const { calibration: file } = settings;
   const progress = reportProgress('bytes', context);
   try {
     return await resolveModel(ref, {
       cacheDir: settings.cacheDir,
       resizeMode: settings.resize,
-      precision: settings.precision,
+      ...(precision && { precision }),
+      ...(precision === 'int8' && file !== undefined && { calibration: await readCalibration(file) }),
       ...pull,
       onProgress: (done, total = done) => progress.update({ done, total }),
       onNotice: (notice) => log.warn(notice),
@@ -53,6 +61,29 @@ export async function loadModel(
   } finally {
     progress.close();
   }
+}
+
+/** The model of the settings for a run over a source; in int8 calibrated as `findCalibration` does it. */
+export async function loadRunModel(
+  context: Context,
+  place: { source: RunRequest['source']; store?: Store | undefined },
+): Promise<Model> {
+  const ref = modelRef(context.settings);
+  const isOnFloats = choosePrecision(context.settings, ref) !== 'int8';
+  // In an .onnx the ranges are baked in, and a null model has none.
+  if (isOnFloats || ref.endsWith('.onnx') || ref === 'null') return loadModel(context);
+  const floats = await loadModel(context, { precision: 'fp32' });
+  return quantiseModel(floats, await findCalibration(context, floats, place));
+}
+
+function modelRef({ model }: Settings): string {
+  return model ?? presets[0].name;
+}
+
+/** An .onnx has a precision of its own; 'auto' is that, and of all else what suits the device. */
+function choosePrecision({ precision, device }: Settings, ref: string): Precision | undefined {
+  if (precision !== 'auto') return precision;
+  return ref.endsWith('.onnx') ? undefined : resolveDevice(device).device.precision;
 }
 
 export interface NewRunOptions {
@@ -87,22 +118,14 @@ export async function planNewRun(
     );
   }
   resolveDevice(settings.device);
-  const spec = {
-    uris: uris.map(sourceUri),
-    include: settings.include ?? null,
-    exclude: settings.exclude ?? [],
-    archives: settings.archives,
-    list: { uri: settings.uriColumn ?? null, id: settings.idColumn ?? null, keep: settings.columns ?? [] },
-  };
-  // Else the first web image would find out.
-  if (settings.allowHosts) (await import('../objects/address-guard.ts')).openGuard(settings.allowHosts);
+  const spec = await sourceSpecOf(settings, uris);
   const source = openSource(spec, sourceOptionsOf(settings));
   try {
     await source.probe();
   } finally {
     await source.close();
   }
-  const model = await loadModel(context);
+  const model = await loadRunModel(context, { source: spec, store });
   const request: RunRequest = {
     v: 1,
     run: runId,
@@ -113,6 +136,7 @@ export async function planNewRun(
     source: spec,
     model: model.identity,
     weightsKey: await publishWeights(store, model),
+    calibrationKey: await publishCalibration(store, model),
     topK: settings.topK,
     embedding: settings.embedding,
     shardSize: settings.shardSize,
@@ -131,10 +155,27 @@ export async function planNewRun(
       source: sourceName(request),
       output: store.uri,
       model: model.identity.ref,
+      precision: model.identity.precision,
     },
     'run start',
   );
   return completePlan(context, store, request);
+}
+
+/** What the settings say of these sources. Throws ConfigError as `sourceUri`, and 'bad-host' for an `--allow-host`. */
+export async function sourceSpecOf(
+  settings: Settings,
+  uris: readonly string[],
+): Promise<RunRequest['source']> {
+  // Else the first web image would find out.
+  if (settings.allowHosts) (await import('../objects/address-guard.ts')).openGuard(settings.allowHosts);
+  return {
+    uris: uris.map(sourceUri),
+    include: settings.include ?? null,
+    exclude: settings.exclude ?? [],
+    archives: settings.archives,
+    list: { uri: settings.uriColumn ?? null, id: settings.idColumn ?? null, keep: settings.columns ?? [] },
+  };
 }
 
 /**

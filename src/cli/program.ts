@@ -28,9 +28,11 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   cancel: async () => (await import('./pause.ts')).addCancelCommand,
   retry: async () => (await import('./retry.ts')).addRetryCommand,
   verify: async () => (await import('./verify.ts')).addVerifyCommand,
+  certify: async () => (await import('./certify.ts')).addCertifyCommand,
   export: async () => (await import('./export.ts')).addExportCommand,
   get: async () => (await import('./get.ts')).addGetCommand,
   model: async () => (await import('./model.ts')).addModelCommands,
+  tune: async () => (await import('./tune.ts')).addTuneCommand,
   doctor: async () => (await import('./doctor.ts')).addDoctorCommand,
   demo: async () => (await import('./demo.ts')).addDemoCommand,
 };

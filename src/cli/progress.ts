@@ -6,6 +6,10 @@ export interface Progress {
   done: number;
   total: number;
   failed?: number;
+  /** Where it is known better than by what is done since the start of this call. */
+  perSecond?: number;
+  /** What limits the speed. */
+  limit?: string | undefined;
 }
 
 export interface ProgressReporter {
@@ -15,7 +19,7 @@ export interface ProgressReporter {
 
 const logEveryMs = 10_000;
 
-/** `what` is what is counted: 'images', 'parts', 'bytes'. The rate counts what was done since the start of this call. */
+/** `what` is what is counted: 'images', 'parts', 'bytes'. */
 export function reportProgress(
   what: string,
   { terminal, log }: { terminal: Terminal; log: Logger },
@@ -24,10 +28,10 @@ export function reportProgress(
   let atStart: number | undefined;
   let lastLog = started;
   return {
-    update({ done, total, failed }) {
+    update({ done, total, failed, limit, ...given }) {
       atStart ??= done;
       const now = performance.now();
-      const perSecond = ((done - atStart) * 1_000) / Math.max(1, now - started);
+      const perSecond = given.perSecond ?? ((done - atStart) * 1_000) / Math.max(1, now - started);
       const eta = perSecond > 0 ? (total - done) / perSecond : undefined;
       if (terminal.isLive) {
         const parts = [
@@ -35,13 +39,14 @@ export function reportProgress(
           `${amount(perSecond, what)}/s`,
           ...(failed ? [`${failed} failed`] : []),
           ...(eta === undefined ? [] : [`${formatSeconds(eta)} left`]),
+          ...(limit === undefined ? [] : [`limited by ${limit}`]),
         ];
         terminal.show(parts.join('  '));
       } else if (now - lastLog >= logEveryMs) {
         lastLog = now;
         const etaSeconds = eta === undefined ? undefined : Math.round(eta);
         log.info(
-          { what, done, total, failed, perSecond: Number(perSecond.toFixed(1)), etaSeconds },
+          { what, done, total, failed, perSecond: Number(perSecond.toFixed(1)), etaSeconds, limit },
           'progress',
         );
       }

@@ -1,15 +1,18 @@
 /** `lensmill status`: what the store holds of a run, and what Redis knows of its progress. */
 import type { Command } from 'commander';
+import { readCertificates, type StoredCertificate } from '../certificate.ts';
 import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
 import { checkRedis, openQueue, type RunState } from '../queue.ts';
 import { findRun, findSuccess, listRuns, readRequest, sourceName } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { listRetries } from '../view.ts';
+import { certificateLine } from './certificate.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { queueOf } from './drive.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
+import { type LiveThroughput, liveThroughput, throughputLines } from './speed.ts';
 
 export interface RunStatus {
   run: string;
@@ -36,13 +39,17 @@ export interface RunStatus {
   reason?: string;
   /** Shards that were given up, and why. */
   failures?: Record<string, string>;
+  /** What workers have told of their speed, while Redis has it. */
+  throughput?: LiveThroughput;
+  /** Where one run is asked for: what its precision costs, if that was measured (the newest of it, else of its model). */
+  certificate?: StoredCertificate;
 }
 
 export function addStatusCommand(program: Command): void {
   addCommand(program, 'status', {
     summary: "list an output's runs, or show one",
     arguments: [['[run]', 'id of the run']],
-    settings: ['output', 'redis', 'queue', ...placeSettings],
+    settings: ['output', 'redis', 'queue', 'pricePerHour', ...placeSettings],
     examples: [
       'lensmill status --output ./index',
       'lensmill status 20261124-091233-3fa2 --output s3://indexes/photos --json',
@@ -54,9 +61,11 @@ export function addStatusCommand(program: Command): void {
           const runs = await Promise.all((await listRuns(store)).map((run) => readStatus(store, run)));
           context.print(runs, runs.map(oneLine).join('\n') || `no runs in ${store.uri}`);
         } else {
+          const stored = await readStatus(store, id);
           const status = {
-            ...(await withRetries(store, await readStatus(store, id))),
-            ...(await askRedis(context, store, id)),
+            ...(await withRetries(store, stored)),
+            ...(await askRedis(context, store, stored)),
+            ...(await findCertificate(store, id)),
           };
           context.print(status, inFull(status, store));
         }
@@ -99,11 +108,18 @@ async function withRetries(store: Store, status: RunStatus): Promise<RunStatus> 
   return { ...status, retries, view: { ok: ok + mended, failed: failed - mended } };
 }
 
+async function findCertificate(store: Store, id: string): Promise<Pick<RunStatus, 'certificate'>> {
+  const { model } = await readRequest(store, id);
+  const all = await readCertificates(store, model.fingerprint);
+  const certificate = all.findLast(({ candidate }) => candidate.run === id) ?? all.at(-1);
+  return certificate ? { certificate } : {};
+}
+
 async function askRedis(
   { settings, log }: Context,
   store: Store,
-  id: string,
-): Promise<Pick<RunStatus, 'queue' | 'queueState' | 'reason' | 'failures'>> {
+  { run: id, items }: RunStatus,
+): Promise<Pick<RunStatus, 'queue' | 'queueState' | 'reason' | 'failures' | 'throughput'>> {
   if (settings.redis === undefined) return {};
   try {
     await checkRedis(settings.redis);
@@ -114,13 +130,17 @@ async function askRedis(
   }
   const queue = openQueue({ redisUrl: settings.redis, name: queueOf(settings, store) });
   try {
-    const [counts, { failures }, runs] = await Promise.all([
-      queue.counts(id),
-      queue.progress(id),
-      queue.runs(),
-    ]);
+    const [counts, progress, runs] = await Promise.all([queue.counts(id), queue.progress(id), queue.runs()]);
     const { state, reason } = runs.get(id) ?? {};
-    return { queue: counts, failures, ...(state && { queueState: state }), ...(reason && { reason }) };
+    const { pricePerHour } = settings;
+    const throughput = liveThroughput(progress, { left: items - progress.items, state, pricePerHour });
+    return {
+      queue: counts,
+      failures: progress.failures,
+      ...(state && { queueState: state }),
+      ...(reason && { reason }),
+      ...(throughput && { throughput }),
+    };
   } finally {
     await queue.close();
   }
@@ -134,7 +154,7 @@ function oneLine({ run, state, shards, committed, items, failed, model }: RunSta
 
 function inFull(status: RunStatus, store: Store): string {
   const { run, state, source, model, shards, committed, items, ok, failed, queue, failures = {} } = status;
-  const { retryOf, retries = [], view, queueState, reason } = status;
+  const { retryOf, retries = [], view, queueState, reason, throughput, certificate } = status;
   const stillFailed = view?.failed ?? failed ?? 0;
   const lines = [
     `run     ${run}: ${state}${retryOf ? `, a retry of ${retryOf}` : ''}`,
@@ -151,6 +171,8 @@ function inFull(status: RunStatus, store: Store): string {
       : []),
     ...(reason ? [`blocked ${reason}`] : []),
     ...Object.entries(failures).map(([shard, message]) => `failed  shard ${shard}: ${message}`),
+    ...(throughput ? throughputLines(throughput) : []),
+    ...(certificate ? [`against fp32: ${certificateLine(certificate)}`] : []),
     ...(state === 'done' ? [] : [`next    lensmill resume ${run} --output ${store.uri}`]),
     ...(stillFailed > 0 ? [`next    lensmill retry ${retryOf ?? run} --failed --output ${store.uri}`] : []),
   ];

@@ -1,9 +1,13 @@
 /** What a finished run tells its user. */
 import pc from 'picocolors';
+import type { Measures } from '../measures.ts';
 import { type Run, type Success, sourceName } from '../run.ts';
+import type { Settings } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
+import { reportThroughput } from '../throughput.ts';
 import { type ExitCode, exitCodes } from './command.ts';
 import { formatSeconds } from './progress.ts';
+import { throughputLines } from './speed.ts';
 
 /** Random weights make numbers that look like any others: nobody may miss that they mean nothing. */
 export function untrainedBanner(run: Pick<Run, 'model'>): string {
@@ -14,16 +18,19 @@ export function untrainedBanner(run: Pick<Run, 'model'>): string {
   return `${framed.map((line) => pc.bold(pc.yellow(line))).join('\n')}\n`;
 }
 
-/** `work` where this command did it, and not an earlier one. */
+/** `work`: by this command, where it did any. */
 export function summarize(
   store: Store,
   run: Run,
   success: Success,
-  work?: { elapsedMs: number; device: string },
+  work?: { elapsedMs: number; device: string; measures: Measures },
+  { pricePerHour }: Partial<Pick<Settings, 'pricePerHour'>> = {},
 ): { json: object; text: string } {
   const { items, ok, failed, gone, reused, failures } = success;
   const { replaced, kept, since } = run;
   const seconds = work && work.elapsedMs / 1000;
+  const throughput = work && reportThroughput(work.measures, { pricePerHour });
+  const imagesPerSecond = throughput && seconds && throughput.images / seconds;
   const reasons = Object.entries(failures)
     .toSorted(([, a], [, b]) => b - a)
     .map(([code, count]) => `${count} ${code}`)
@@ -45,7 +52,10 @@ export function summarize(
     ...(reused > 0 ? [`reused  ${number(reused)} whose bytes were known already`] : []),
     ...(seconds === undefined
       ? []
-      : [`time    ${formatSeconds(seconds)}, ${(items / seconds).toFixed(1)} images/s`]),
+      : [
+          `time    ${formatSeconds(seconds)}${imagesPerSecond ? `, ${imagesPerSecond.toFixed(1)} images/s` : ''}`,
+        ]),
+    ...(throughput ? throughputLines(throughput) : []),
     `model   ${run.model.ref} ${run.model.precision}${work ? ` on ${work.device}` : ''}, fingerprint ${run.model.fingerprint.slice(0, 12)}`,
     `output  ${store.uri}/runs/${run.run}`,
     ...(run.skipped > 0
@@ -68,7 +78,8 @@ export function summarize(
       reused,
       ...(since !== null && { since, new: items - replaced, changed: replaced - gone, gone, kept }),
       skipped: run.skipped,
-      ...(work && seconds && { device: work.device, seconds, imagesPerSecond: items / seconds }),
+      ...(work && { device: work.device, seconds }),
+      ...(throughput && { imagesPerSecond, throughput }),
     },
     text: `${untrainedBanner(run)}${lines.join('\n')}`,
   };

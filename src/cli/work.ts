@@ -2,10 +2,12 @@
 import type { Command } from 'commander';
 import { superviseWorker } from '../../workers/supervisor.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
+import { reportThroughput } from '../throughput.ts';
 import { addCommand, exitCodes, required } from './command.ts';
 import { openRedis, queueOf } from './drive.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
+import { throughputLines } from './speed.ts';
 
 export function addWorkCommand(program: Command): void {
   addCommand(program, 'work', {
@@ -15,7 +17,7 @@ export function addWorkCommand(program: Command): void {
       'REDIS_URL=redis://queue:6379 lensmill work --output s3://indexes/photos --device cuda',
       'lensmill work --output s3://indexes/photos --redis redis://queue:6379 --device cuda:1',
     ],
-    async act({ settings, log, terminal, interrupted, hurried }) {
+    async act({ settings, log, terminal, print, interrupted, hurried }) {
       required(settings, 'redis');
       resolveDevice(settings.device);
       const redis = await openRedis({ settings, log });
@@ -33,6 +35,11 @@ export function addWorkCommand(program: Command): void {
       const { device } = await worker.ready;
       log.info({ device, output, queue }, 'worker ready');
       await worker.ended;
+      const throughput = reportThroughput(worker.measures(), settings);
+      if (throughput) {
+        const images = throughput.images.toLocaleString('en-US');
+        print({ device, ...throughput }, [`images  ${images}`, ...throughputLines(throughput)].join('\n'));
+      }
       return exitCodes.done;
     },
   });

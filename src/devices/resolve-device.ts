@@ -3,6 +3,8 @@ import { ConfigError } from '../errors.ts';
 import { cpu } from './cpu.ts';
 import { cuda, whyNoCuda } from './cuda.ts';
 import type { Device } from './device.ts';
+import { sleeper } from './sleep.ts';
+import { tensorrt, whyNoTensorrt } from './tensorrt.ts';
 
 export interface DeviceChoice {
   device: Device;
@@ -10,12 +12,14 @@ export interface DeviceChoice {
   reason?: string;
 }
 
-/** Throws ConfigError 'no-cuda' where CUDA was asked for and is not there. */
+/** Throws ConfigError 'no-cuda' or 'no-tensorrt' where that was asked for and is not there. */
 export function resolveDevice(name: string): DeviceChoice {
-  if (name === 'cpu') return { device: cpu };
-  const missing = whyNoCuda();
-  if (name === 'auto') return missing === undefined ? { device: cuda(0) } : { device: cpu, reason: missing };
+  const [kind, number = '0'] = name.split(':');
+  if (kind === 'cpu') return { device: cpu };
+  if (kind === 'sleep') return { device: sleeper(Number(number)) };
+  const missing = kind === 'tensorrt' ? whyNoTensorrt() : whyNoCuda();
+  if (kind === 'auto') return missing === undefined ? { device: cuda(0) } : { device: cpu, reason: missing };
   if (missing !== undefined)
-    throw new ConfigError('no-cuda', `--device ${name}: ${missing}; or use --device cpu`);
-  return { device: cuda(Number(name.split(':')[1] ?? 0)) };
+    throw new ConfigError(`no-${kind}`, `--device ${name}: ${missing}; or use --device cpu`);
+  return { device: kind === 'tensorrt' ? tensorrt(Number(number)) : cuda(Number(number)) };
 }

@@ -3,7 +3,7 @@
  * inputs and outputs. Its own nodes and weights stay as they are; only their names get a prefix, so that none can be ours.
  */
 import { ConfigError } from '../errors.ts';
-import { centrePixels, finishGraph, rankClasses } from './graph.ts';
+import { finishGraph, rankClasses } from './graph.ts';
 import {
   dataType,
   type GraphProto,
@@ -15,6 +15,7 @@ import {
 } from './onnx.ts';
 import type { GraphRecord } from './record.ts';
 import { sizeOf } from './spec.ts';
+import { centrePixels } from './trunk.ts';
 
 /** What could be read off a foreign graph. */
 export interface ForeignClassifier {

@@ -21,16 +21,23 @@ export const identitySchema: z.ZodType<ModelIdentity> = z.object({
     std: colour,
   }),
   resizeMode: z.enum(['exact', 'fast']),
-  precision: z.enum(['fp32', 'fp16']),
+  precision: z.enum(['fp32', 'fp16', 'int8']),
+  // Outputs of versions that knew no int8 have none.
+  calibration: z.string().nullable().default(null),
   dimension: z.int().positive(),
   classes: z.int().positive(),
   fingerprint: z.string(),
 });
 
-/** Completes an identity with its fingerprint: the SHA-256 of its fields but `ref`, as JSON with sorted keys. */
+/**
+ * Completes an identity with its fingerprint: the SHA-256 of its fields but `ref`, and `calibration` only where there is one,
+ * as JSON with sorted keys.
+ */
 export function identify(fields: Omit<ModelIdentity, 'fingerprint'>): ModelIdentity {
-  const { ref, ...numbers } = fields;
-  return { ref, ...numbers, fingerprint: createHash('sha256').update(canonicalJson(numbers)).digest('hex') };
+  const { ref, calibration, ...rest } = fields;
+  const numbers = calibration === null ? rest : { ...rest, calibration };
+  const fingerprint = createHash('sha256').update(canonicalJson(numbers)).digest('hex');
+  return { ref, ...rest, calibration, fingerprint };
 }
 
 /** SHA-256 of a file, hexadecimal: 0.2 s for 240 MB. */
@@ -40,7 +47,8 @@ export async function hashFile(path: string): Promise<string> {
   return hash.digest('hex');
 }
 
-function canonicalJson(value: unknown): string {
+/** The same text for the same values, whatever the order of their keys. */
+export function canonicalJson(value: unknown): string {
   return JSON.stringify(value, (_key, part: unknown) =>
     part !== null && typeof part === 'object' && !Array.isArray(part)
       ? Object.fromEntries(Object.entries(part).toSorted(([a], [b]) => (a < b ? -1 : 1)))

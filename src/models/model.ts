@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { ConfigError, messageOf } from '../errors.ts';
 import type { ModelIdentity, Precision, Preprocessing, ResizeMode } from '../types.ts';
 import { adoptClassifier } from './adopt.ts';
+import { type Calibration, hashCalibration } from './calibration.ts';
 import { writeWhole } from './files.ts';
 import { builderVersion, buildGraph, buildNullGraph, rebuildGraph } from './graph.ts';
 import { hashFile, identify } from './identity.ts';
@@ -31,15 +32,8 @@ import { type Hub, hubFromEnv, type PullOptions, pullPreset } from './pull.ts';
 import { randomTensors, recipeVersion } from './random.ts';
 import { decodeRecord, type GraphRecord } from './record.ts';
 import { encodeSafetensors, openSafetensors } from './safetensors.ts';
-import {
-  type Architecture,
-  countMacs,
-  countParameters,
-  dimension,
-  parseArchitecture,
-  readArchitecture,
-  type Tensors,
-} from './spec.ts';
+import { countMacs, countParameters, dimension, parseArchitecture, readArchitecture } from './spec.ts';
+import type { Network } from './trunk.ts';
 
 export interface Model {
   identity: ModelIdentity;
@@ -55,7 +49,9 @@ export interface Model {
   /** Where its graphs are kept. */
   cacheDir: string;
   /** Present where the weights are known tensor by tensor, under torchvision's names. */
-  network?: { architecture: Architecture; tensors: Tensors };
+  network?: Network;
+  /** What an int8 model was quantised by; absent where that is baked into an .onnx. */
+  calibration?: Calibration;
   /** Set where `file` is already the graph that `build` would make with this `topK`. */
   builtTopK?: number;
   /** Throws ConfigError 'bad-top-k'. */
@@ -65,7 +61,10 @@ export interface Model {
 export interface ResolveOptions extends Pick<PullOptions, 'onProgress' | 'signal' | 'retries'> {
   cacheDir: string;
   resizeMode: ResizeMode;
-  precision: Precision;
+  /** Default: that of an .onnx, which has its own; of all else fp32. */
+  precision?: Precision;
+  /** Needed for int8, of everything but an .onnx of ours that is int8 already; ignored in other precisions. */
+  calibration?: Calibration;
   /** Replaces parts of what the model's kind says. */
   preprocessing?: Partial<Preprocessing>;
   /** Where presets come from; by default what the Hugging Face variables of the environment say. */
@@ -76,7 +75,7 @@ export interface ResolveOptions extends Pick<PullOptions, 'onProgress' | 'signal
 
 /**
  * Finds, downloads or makes up a model. Throws ConfigError: 'unknown-model', 'no-model-file', 'wrong-precision',
- * 'wrong-preprocessing', and those of `pullPreset`, `openSafetensors`, `readArchitecture`, `decodeOnnx` and
+ * 'wrong-preprocessing', and those of `quantiseModel`, `pullPreset`, `openSafetensors`, `readArchitecture`, `decodeOnnx` and
  * `adoptClassifier`.
  */
 export async function resolveModel(ref: string, options: ResolveOptions): Promise<Model> {
@@ -184,21 +183,49 @@ function randomModel(ref: string, options: ResolveOptions): Model {
   );
 }
 
-type Network = NonNullable<Model['network']>;
 type Origin = Pick<ModelIdentity, 'ref' | 'weights' | 'untrained' | 'preprocessing'>;
 
 function networkModel(network: Network, origin: Origin, options: ResolveOptions): Model {
-  const { architecture, tensors } = network;
+  const { architecture } = network;
   const { classes, name } = architecture;
-  const identity = identifyWith(options, { ...origin, architecture: name, dimension, classes });
-  const build = (record: GraphRecord) => buildGraph(architecture, tensors, record);
-  return { ...modelOf(identity, countParameters(architecture), options, build), network };
+  const kind = { ...origin, architecture: name, calibration: null, dimension, classes };
+  const build = (record: GraphRecord) => buildGraph(network, record);
+  const model = modelOf(identifyWith(options, kind), countParameters(architecture), options, build);
+  const floats = { ...model, network };
+  return options.precision === 'int8' ? quantiseModel(floats, options.calibration) : floats;
+}
+
+/**
+ * The same model in int8. Throws ConfigError 'wrong-precision' where its tensors are not known, 'no-calibration', and
+ * 'wrong-calibration' where that is of other weights.
+ */
+export function quantiseModel(floats: Model, calibration: Calibration | undefined): Model {
+  const network = requireNetwork(floats);
+  const { parameters } = floats;
+  const { fingerprint, ...numbers } = floats.identity;
+  const { ref, weights } = numbers;
+  const remedy = 'make one with `lensmill model calibrate` and give it as --calibration FILE';
+  if (!calibration)
+    throw new ConfigError('no-calibration', `${ref} in int8 needs the ranges of its activations: ${remedy}`);
+  if (calibration.weights !== weights) {
+    const others = `${calibration.weights.slice(0, 12)}, not of ${ref} (${weights.slice(0, 12)})`;
+    throw new ConfigError('wrong-calibration', `the calibration is of the weights ${others}: ${remedy}`);
+  }
+  const identity = identify({ ...numbers, precision: 'int8', calibration: hashCalibration(calibration) });
+  const build = (topK: number) =>
+    buildGraph(network, { builder: builderVersion, identity, topK, parameters }, calibration);
+  return { ...floats, identity, calibration, build };
 }
 
 function nullModel(options: ResolveOptions): Model {
+  if (options.precision === 'int8') throw cannotQuantise('null');
   const weights = createHash('sha256').update('lensmill null').digest('hex');
   const kind = { ref: 'null', architecture: 'null', weights, untrained: true, dimension, classes: 1000 };
-  const identity = identifyWith(options, { ...kind, preprocessing: imagenetPreprocessing });
+  const identity = identifyWith(options, {
+    ...kind,
+    preprocessing: imagenetPreprocessing,
+    calibration: null,
+  });
   return modelOf(identity, 0, options, buildNullGraph);
 }
 
@@ -210,20 +237,25 @@ async function onnxModel(ref: string, options: ResolveOptions): Promise<Model> {
   const record = decodeRecord(proto, ref);
   if (record) return { ...ownModel(ref, proto, record, options), fileSha256 };
 
+  if (options.precision === 'int8') throw cannotQuantise(ref);
   const classifier = adoptClassifier(proto, ref);
   const { side = options.preprocessing?.crop ?? imagenetPreprocessing.crop, classes, precision } = classifier;
-  requireEqual('wrong-precision', ref, 'precision', precision, options.precision);
+  requireEqual('wrong-precision', ref, 'precision', precision, options.precision ?? precision);
   requireEqual('wrong-preprocessing', ref, 'crop', side, options.preprocessing?.crop ?? side);
   const resize = Math.floor((side * imagenetPreprocessing.resize) / imagenetPreprocessing.crop);
-  const identity = identifyWith(options, {
-    ref,
-    architecture: 'onnx',
-    weights: fileSha256,
-    untrained: false,
-    preprocessing: { ...imagenetPreprocessing, resize, crop: side },
-    dimension: classifier.dimension,
-    classes,
-  });
+  const identity = identifyWith(
+    { ...options, precision },
+    {
+      ref,
+      architecture: 'onnx',
+      weights: fileSha256,
+      untrained: false,
+      preprocessing: { ...imagenetPreprocessing, resize, crop: side },
+      calibration: null,
+      dimension: classifier.dimension,
+      classes,
+    },
+  );
   return { ...modelOf(identity, classifier.parameters, options, classifier.build), file: ref, fileSha256 };
 }
 
@@ -236,12 +268,12 @@ function ownModel(
 ): Model {
   const { fingerprint, precision, ...baked } = record.identity;
   const { crop, mean, std } = baked.preprocessing;
-  requireEqual('wrong-precision', ref, 'precision', precision, options.precision);
+  requireEqual('wrong-precision', ref, 'precision', precision, options.precision ?? precision);
   const wanted = { ...baked.preprocessing, ...options.preprocessing };
   requireEqual('wrong-preprocessing', ref, 'crop', crop, wanted.crop);
   requireEqual('wrong-preprocessing', ref, 'mean', `${mean}`, `${wanted.mean}`);
   requireEqual('wrong-preprocessing', ref, 'std', `${std}`, `${wanted.std}`);
-  const identity = identifyWith(options, { ...baked, ref });
+  const identity = identifyWith({ ...options, precision }, { ...baked, ref });
   const build = (changed: GraphRecord) => rebuildGraph(proto, changed);
   const model = { ...modelOf(identity, record.parameters, options, build), file: ref };
   return identity.fingerprint === fingerprint ? { ...model, builtTopK: record.topK } : model;
@@ -264,10 +296,10 @@ function modelOf(
 }
 
 function identifyWith(
-  { resizeMode, precision, preprocessing }: ResolveOptions,
+  { resizeMode, precision = 'fp32', preprocessing }: ResolveOptions,
   kind: Omit<ModelIdentity, 'fingerprint' | 'resizeMode' | 'precision'>,
 ): ModelIdentity {
-  const { ref, architecture, weights, untrained, dimension, classes } = kind;
+  const { ref, architecture, weights, untrained, calibration, dimension, classes } = kind;
   const merged = { ...kind.preprocessing, ...preprocessing };
   const numbers = {
     architecture,
@@ -276,6 +308,7 @@ function identifyWith(
     preprocessing: merged,
     resizeMode,
     precision,
+    calibration,
     dimension,
     classes,
   };
@@ -285,6 +318,17 @@ function identifyWith(
 function openNetwork(path: string): Network {
   const tensors = openSafetensors(path);
   return { architecture: readArchitecture(tensors, path), tensors };
+}
+
+/** What int8 is made of. Throws ConfigError 'wrong-precision' where the model's tensors are not known. */
+export function requireNetwork({ network, identity }: Model): Network {
+  if (network) return network;
+  throw cannotQuantise(identity.ref);
+}
+
+function cannotQuantise(ref: string): ConfigError {
+  const remedy = 'for int8 give a preset, a .safetensors file or random:SEED; or ask for fp32';
+  return new ConfigError('wrong-precision', `${ref} cannot be quantised: ${remedy}`);
 }
 
 function requireEqual<T>(code: string, ref: string, what: string, found: T, asked: T): void {

@@ -13,12 +13,13 @@ export type ValueInfo = onnx.IValueInfoProto;
 export type TensorProto = onnx.ITensorProto;
 
 /** TensorProto.DataType (onnx.proto), as far as it is met here. */
-export const dataType = { float32: 1, uint8: 2, int32: 6, int64: 7, float16: 10 } as const;
+export const dataType = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10 } as const;
 export type DataType = keyof typeof dataType;
 
 const bytesPerElement: Readonly<Record<DataType, number>> = {
   float32: 4,
   uint8: 1,
+  int8: 1,
   int32: 4,
   int64: 8,
   float16: 2,

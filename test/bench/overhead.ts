@@ -13,31 +13,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { execa } from 'execa';
 import { cpu } from '../../src/devices/cpu.ts';
 import { buildOnnx, resolveModel } from '../../src/models/model.ts';
 import { resolveSettings } from '../../src/settings.ts';
-import type { InferenceOptions, InferenceReply, InferenceRequest } from '../../workers/inference.ts';
-import { makeSlot } from '../../workers/slot.ts';
-import { openThreads } from '../../workers/thread.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
-
-export interface IndexTimes {
-  images: number;
-  /** From the loaded model to `_SUCCESS.json`. */
-  seconds: number;
-  /** From typing the command to its end. */
-  wholeSeconds: number;
-  /** Summed over images. */
-  fetchMs: number;
-  decodeMs: number;
-  inferMs: number;
-  writeMs: number;
-}
-
-const main = join(import.meta.dirname, '../../src/cli/main.ts');
-const median = (values: readonly number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+import { type IndexTimes, median, perSecond, runBare, timeIndex } from './timing.ts';
 
 export async function benchOverhead(options: {
   images: number;
@@ -61,7 +41,7 @@ export async function benchOverhead(options: {
     let times: IndexTimes | undefined;
     let before = await rawRates();
     for (let round = 0; round < options.rounds; round++) {
-      times = await timeIndex(folder, join(work, `index-${round}`), options.model);
+      times = await timeIndex(folder, join(work, `index-${round}`), options);
       const after = await rawRates();
       const one = (before.one + after.one) / 2;
       const two = (before.two + after.two) / 2;
@@ -78,7 +58,7 @@ export async function benchOverhead(options: {
       );
       before = after;
     }
-    const empty = await timeIndex(folder, join(work, 'null'), 'null');
+    const empty = await timeIndex(folder, join(work, 'null'), { model: 'null' });
 
     const cores = availableParallelism();
     const of = (field: keyof (typeof rounds)[number]): number => median(rounds.map((round) => round[field]));
@@ -118,68 +98,8 @@ interface Rates {
   two: number;
 }
 
-/** Images per second of `count` sessions that share the cores, each fed without a pause, for about 8 s. */
 async function rawRate(modelPath: string, crop: number, count: number): Promise<number> {
-  const shape = { batch: cpu.batch, crop, dimension: 2048, topK: 5 };
-  const slots = Array.from({ length: count }, () => makeSlot(shape));
-  for (const { pixels } of slots) crypto.getRandomValues(new Uint8Array(pixels).subarray(0, 65_536));
-  const threads = Math.max(1, Math.floor(availableParallelism() / count));
-  const options: InferenceOptions = { slots, modelPath, device: cpu, batch: cpu.batch, crop, threads };
-  const sessions = openThreads<InferenceRequest, InferenceReply>('inference', count, options);
-  await sessions.callAll({ kind: 'open' });
-  const started = performance.now();
-  let images = 0;
-  const feed = async (): Promise<void> => {
-    while (performance.now() - started < 8_000) {
-      await sessions.callOne({ kind: 'infer', slot: 0 });
-      images += cpu.batch;
-    }
-  };
-  // Two calls a session, so that one waits while the other runs.
-  await Promise.all(Array.from({ length: 2 * count }, feed));
-  const rate = (images * 1000) / (performance.now() - started);
-  await sessions.close();
-  return rate;
-}
-
-/** Runs the command as a user would, and reads the rest off its log. */
-export async function timeIndex(folder: string, output: string, model: string): Promise<IndexTimes> {
-  const started = performance.now();
-  const { stdout, stderr } = await execa(
-    process.execPath,
-    [
-      main,
-      'index',
-      folder,
-      '--output',
-      output,
-      '--model',
-      model,
-      '--device',
-      'cpu',
-      '--shard-size',
-      '128',
-      '--json',
-    ],
-    { env: { LENSMILL_LOG_LEVEL: 'info' } },
-  );
-  const wholeSeconds = (performance.now() - started) / 1000;
-  const lines = stderr
-    .split('\n')
-    .filter((line) => line.startsWith('{'))
-    .map((line): Record<string, number | string> => JSON.parse(line));
-  const timeOf = (msg: string): number => Date.parse(String(lines.find((line) => line.msg === msg)?.time));
-  const shards = lines.filter((line) => line.msg === 'shard done');
-  const sum = (field: string): number => shards.reduce((total, line) => total + Number(line[field] ?? 0), 0);
-  return {
-    images: JSON.parse(stdout).items,
-    seconds: (timeOf('run done') - timeOf('model loaded')) / 1000,
-    wholeSeconds,
-    fetchMs: sum('fetchMs'),
-    decodeMs: sum('decodeMs'),
-    inferMs: sum('inferMs'),
-    writeMs: sum('writeMs'),
-  };
+  return perSecond(await runBare(modelPath, { crop, count }));
 }
 
 if (import.meta.main) {

@@ -2,7 +2,19 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 
-const benches = ['decode', 'write', 'overhead', 'plan', 'increment'];
+const benches = [
+  'read',
+  'decode',
+  'write',
+  'model',
+  'overhead',
+  'plan',
+  'increment',
+  'queue',
+  'lanes',
+  'scale',
+  'peers',
+];
 
 const asked = process.argv.slice(2);
 const unknown = asked.find((name) => !benches.includes(name));

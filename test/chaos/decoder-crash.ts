@@ -17,7 +17,9 @@ export const decoderCrash: Scenario = {
     const archive = await stage.archive({ ...sizes[stage.scale], brokenEvery: 31, ...usualShape });
     const place = makeFilePlace(`${stage.folder}/output`);
     const imports = [join(import.meta.dirname, '../helpers/crashing-decoder.ts')];
-    const pool = await stage.openPool({ place, imports, batch: usualShape.batch });
+    // The staged crash is sharp's; a crash in the native decoder ends the process no otherwise.
+    const env = { LENSMILL_DECODER: 'sharp' };
+    const pool = await stage.openPool({ place, imports, env, batch: usualShape.batch });
     const crew = pool.keepWorking(2);
     await enqueue(pool, archive.folder, 'r');
     const observer = observe(place, 'r');

@@ -19,18 +19,26 @@ export async function saveWithPillow(jobs: SaveJob[]): Promise<void> {
 
 export type Transform = Pick<Preprocessing, 'resize' | 'crop' | 'interpolation'>;
 
-/** For every picture, the crop by every transform (crop × crop × 3, uint8), as torchvision makes it with Pillow. */
-export async function cropWithPillow(paths: string[], transforms: Transform[]): Promise<Uint8Array[][]> {
+/** For every picture, the crop by each of its transforms (crop × crop × 3, uint8), as torchvision makes it with Pillow. */
+export async function cropWithPillow(
+  paths: string[],
+  transformsOf: (path: string) => Transform[],
+): Promise<Map<string, Map<Transform, Uint8Array>>> {
   const crops = await run(
     'crop',
-    paths.map((path) => ({ path, transforms })),
+    paths.map((path) => ({ path, transforms: transformsOf(path) })),
   );
   let at = 0;
   const take = (length: number) => {
     at += length;
     return crops.subarray(at - length, at);
   };
-  return paths.map(() => transforms.map(({ crop }) => take(crop * crop * 3)));
+  return new Map(
+    paths.map((path) => [
+      path,
+      new Map(transformsOf(path).map((transform) => [transform, take(transform.crop ** 2 * 3)])),
+    ]),
+  );
 }
 
 async function run(command: string, jobs: object[]): Promise<Uint8Array> {

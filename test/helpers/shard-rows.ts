@@ -54,6 +54,7 @@ export function makeProvenance(change: Partial<Provenance> = {}): Provenance {
       },
       resizeMode: 'exact',
       precision: 'fp32',
+      calibration: null,
       dimension: 2048,
       classes: 1000,
       fingerprint: 'ab'.repeat(32),
