@@ -7,22 +7,24 @@
  *
  * A machine's speed drifts from minute to minute. So raw is measured before and after each index, the ratio is taken to
  * the mean of the two (of the better arrangement), and the median ratio is what counts.
- * node test/bench/overhead.ts [--images 480] [--rounds 5] [--model random:0] [FOLDER]
+ * node test/bench/overhead.ts [--images 480] [--rounds 5] [--model random:0] [--precision fp32 | int8] [FOLDER]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { execa } from 'execa';
 import { cpu } from '../../src/devices/cpu.ts';
 import { buildOnnx, resolveModel } from '../../src/models/model.ts';
 import { resolveSettings } from '../../src/settings.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
-import { type IndexTimes, median, perSecond, runBare, timeIndex } from './timing.ts';
+import { type IndexTimes, main, median, perSecond, runBare, timeIndex } from './timing.ts';
 
 export async function benchOverhead(options: {
   images: number;
   rounds: number;
   model: string;
+  precision: string;
   folder?: string | undefined;
 }): Promise<void> {
   const work = mkdtempSync(join(tmpdir(), 'lensmill-bench-'));
@@ -30,7 +32,8 @@ export async function benchOverhead(options: {
     const folder = options.folder ?? join(work, 'photos');
     if (!options.folder) await makePhotoArchive(folder, options.images);
     const { cacheDir } = resolveSettings({}, process.env, {}).values;
-    const model = await resolveModel(options.model, { cacheDir, resizeMode: 'exact', precision: 'fp32' });
+    const ref = options.precision === 'int8' ? await quantise(options.model, folder, work) : options.model;
+    const model = await resolveModel(ref, { cacheDir, resizeMode: 'exact' });
     const modelPath = await buildOnnx(model, { topK: 5 });
 
     const rawRates = async (): Promise<Rates> => ({
@@ -41,7 +44,7 @@ export async function benchOverhead(options: {
     let times: IndexTimes | undefined;
     let before = await rawRates();
     for (let round = 0; round < options.rounds; round++) {
-      times = await timeIndex(folder, join(work, `index-${round}`), options);
+      times = await timeIndex(folder, join(work, `index-${round}`), { model: ref });
       const after = await rawRates();
       const one = (before.one + after.one) / 2;
       const two = (before.two + after.two) / 2;
@@ -67,7 +70,7 @@ export async function benchOverhead(options: {
       ratio: ratio?.toFixed(3) ?? '',
     });
     console.log(
-      `${options.model}, ${model.identity.architecture} fp32, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds} rounds`,
+      `${options.model}, ${model.identity.architecture} ${model.identity.precision}, batch ${cpu.batch}, ${cores} cores; medians of ${options.rounds} rounds`,
     );
     console.table({
       'raw session.run, 1 session': row(of('one')),
@@ -93,6 +96,16 @@ export async function benchOverhead(options: {
   }
 }
 
+/** A model's int8 graph, calibrated on the folder: a file. */
+async function quantise(model: string, folder: string, work: string): Promise<string> {
+  const ranges = join(work, 'ranges.json');
+  const graph = join(work, 'int8.onnx');
+  await execa(process.execPath, [main, 'model', 'calibrate', model, folder, '--to', ranges]);
+  const flags = ['--precision', 'int8', '--calibration', ranges, '--onnx', graph];
+  await execa(process.execPath, [main, 'model', 'build', model, ...flags]);
+  return graph;
+}
+
 interface Rates {
   one: number;
   two: number;
@@ -108,9 +121,11 @@ if (import.meta.main) {
       images: { type: 'string', default: '480' },
       rounds: { type: 'string', default: '5' },
       model: { type: 'string', default: 'random:0' },
+      precision: { type: 'string', default: 'fp32' },
     },
     allowPositionals: true,
   });
-  const { images, rounds, model } = values;
-  await benchOverhead({ images: Number(images), rounds: Number(rounds), model, folder: positionals[0] });
+  const { images, rounds, model, precision } = values;
+  const counts = { images: Number(images), rounds: Number(rounds) };
+  await benchOverhead({ ...counts, model, precision, folder: positionals[0] });
 }
