@@ -5,6 +5,7 @@
  */
 import { parentPort, Worker } from 'node:worker_threads';
 import { ConfigError } from '../src/errors.ts';
+import { shareLoaders } from '../src/pixels/loaders.ts';
 
 export interface Thread<Request, Reply> {
   /** Rejects when the thread ends before `close`. */
@@ -34,6 +35,7 @@ type ThreadName = 'lane' | 'inference' | 'writer';
 
 /** `workerData` is what the thread is opened with. */
 export function openThread<Request, Reply>(name: ThreadName, workerData: unknown): Thread<Request, Reply> {
+  shareLoaders();
   const worker = new Worker(entryOf(name), { workerData, name });
   const waiting = new Map<number, PromiseWithResolvers<Reply>>();
   let calls = 0;

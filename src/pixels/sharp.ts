@@ -5,6 +5,7 @@
 import sharp, { type Metadata, type Sharp, type SharpOptions } from 'sharp';
 import type { Failure } from '../errors.ts';
 import type { Preprocessing, ResizeMode } from '../types.ts';
+import { chooseLoaders } from './loaders.ts';
 import { cropGeometry } from './taps.ts';
 
 /** Such as 'sharp 0.35.5'. */
@@ -22,9 +23,11 @@ export interface Decoded {
 
 // Everything that libvips can load is off, but these. UhdrBuffer stays off: it would take every JPEG with a gain map
 // away from the JPEG loader.
-sharp.block({ operation: ['VipsForeignLoad'] });
-sharp.unblock({
-  operation: ['Jpeg', 'Png', 'Webp', 'Nsgif', 'Tiff', 'Heif'].map((name) => `VipsForeignLoad${name}Buffer`),
+chooseLoaders(() => {
+  sharp.block({ operation: ['VipsForeignLoad'] });
+  sharp.unblock({
+    operation: ['Jpeg', 'Png', 'Webp', 'Nsgif', 'Tiff', 'Heif'].map((name) => `VipsForeignLoad${name}Buffer`),
+  });
 });
 // Many pictures at once, a thread each, beats many threads a picture; nothing is ever decoded twice, so nothing is kept.
 sharp.concurrency(1);
