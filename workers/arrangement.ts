@@ -2,7 +2,7 @@
 import type { Device } from '../src/devices/device.ts';
 import type { Arrangement } from '../src/tune.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
-import { makeSlot } from './slot.ts';
+import { makeSlot, slotsPerSession } from './slot.ts';
 import { openThreads } from './thread.ts';
 
 export interface ArrangedModel extends Arrangement {
@@ -28,9 +28,6 @@ export interface RunningArrangement {
   /** Safe to call twice. */
   close(): Promise<void>;
 }
-
-/** One batch on the device and the next one ready for it, as `slotsPerSession` of engine.ts. */
-const slotsPerSession = 2;
 
 /** Loaded and warm; undefined where memory is too short for it. Throws ConfigError 'device-failed'. */
 export async function openArrangement(model: ArrangedModel): Promise<RunningArrangement | undefined> {

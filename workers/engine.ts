@@ -5,17 +5,17 @@ import { describeDecoder } from '../src/decode.ts';
 import { type Device, requirePrecision } from '../src/devices/device.ts';
 import { requireRealDevice } from '../src/devices/sleep.ts';
 import type { Measures } from '../src/measures.ts';
-import { makeGate } from '../src/objects/host-gate.ts';
 import type { PipelineParts } from '../src/pipeline.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
-import { type Settings, sourceOptionsOf } from '../src/settings.ts';
+import type { Settings } from '../src/settings.ts';
 import type { Store } from '../src/stores/store.ts';
 import { type ChosenArrangement, chooseArrangement } from '../src/tuning.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
-import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
-import { makeSlot, type Slot } from './slot.ts';
+import type { LaneReply } from './lane.ts';
+import { countLanes, openLanes } from './lanes.ts';
+import { makeSlot, type Slot, slotsPerSession } from './slot.ts';
 import { openThread, openThreads } from './thread.ts';
 import type { WriterReply, WriterRequest } from './writer.ts';
 
@@ -75,13 +75,8 @@ export interface Engine {
   close(): Promise<void>;
 }
 
-/**
- * A session has one slot on the device and one that waits in its thread: between two runs lies no call from here. A lane
- * decodes into one and begins to fetch for another.
- */
-const slotsPerSession = 2;
+/** A lane decodes into one and begins to fetch for another. */
 const slotsPerLane = 2;
-const leastLanes = 2;
 
 /** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', 'no-native-decoder', and those of the model. */
 export async function openEngine(store: Store, run: Run, options: EngineOptions): Promise<Engine> {
@@ -89,14 +84,14 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const { topK } = run;
   const { dimension } = run.model;
   const { crop } = run.model.preprocessing;
-  const { reads, readTimeoutMs, decoder } = settings;
+  const { reads, decoder } = settings;
   requirePrecision(device, run.model.precision);
   requireRealDevice(device, run.model.ref);
   const decoding = await describeDecoder(decoder, run.model.resizeMode);
   decoding.notices.forEach(options.onNotice);
   const modelPath = await obtainModel(store, run, settings);
   const cores = availableParallelism();
-  const laneCount = settings.lanes || Math.max(leastLanes, Math.floor(cores * device.lanesPerCore));
+  const laneCount = countLanes(device, settings);
   // ONNX Runtime's own choice is a thread per physical core, and it takes two virtual cores for one: 8.6 against 16.7
   // images/s with ResNet-152.
   const threads = settings.threads || cores;
@@ -116,16 +111,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     threads: sessionThreads,
   };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
-  const sources = sourceOptionsOf(settings);
-  sources.web.gate = makeGate();
-  const laneOptions: LaneOptions = {
-    slots: slots.map(({ pixels }) => pixels),
-    reads,
-    readTimeoutMs,
-    decoder,
-    sources,
-  };
-  const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
+  const lanes = openLanes(laneCount, slots, settings);
   const writer = openThread<WriterRequest, WriterReply>('writer', undefined);
   const announced = new Map<string, Promise<unknown>>();
   const memoryOf = new Map<string, Promise<Reuse>>();

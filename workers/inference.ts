@@ -21,7 +21,7 @@ export type InferenceReply =
     }
   | undefined;
 
-// Only engine.ts and side-by-side.ts start this thread.
+// Only engine.ts, side-by-side.ts and arrangement.ts start this thread.
 const { slots, ...options } = workerData as InferenceOptions;
 let session: ElasticSession | undefined;
 let notice: string | undefined;

@@ -13,7 +13,7 @@ import { openSeenTable, type SeenTable } from '../src/seen.ts';
 import { openSource } from '../src/sources/open-source.ts';
 import type { Source, SourceOptions } from '../src/sources/source.ts';
 import type { Outcome } from '../src/types.ts';
-import { openSandbox } from './sandbox.ts';
+import { longestDecodeMs, openSandbox } from './sandbox.ts';
 import { serveThread } from './thread.ts';
 
 export interface LaneOptions {
@@ -35,15 +35,12 @@ export type LaneRequest =
   | { kind: 'abandon'; slot: number };
 export type LaneReply = FilledSlot | undefined;
 
-/** A picture of 100 megapixels takes seconds: a decoder that needs this long will not come back. */
-const decodeMs = 120_000;
-
-// Only engine.ts and side-by-side.ts start this thread.
+// Only lanes.ts starts this thread.
 const { slots, reads, readTimeoutMs, decoder, sources } = workerData as LaneOptions;
 const limit = pLimit(reads);
 const runs = new Map<string, { run: LaneRun; source: Source; seen: SeenTable | undefined }>();
 const filling = new Map<number, AbortController>();
-const sandbox = openSandbox(decodeMs);
+const sandbox = openSandbox(longestDecodeMs);
 
 serveThread<LaneRequest, LaneReply>(
   async (request) => {
@@ -132,7 +129,7 @@ async function fillRow(
 /** A decoder that hangs holds a thread that nothing can free. The worker ends, and its shards come back as suspects. */
 function orDie<T>(decoding: Promise<T>, uri: string): Promise<T> {
   const timer = setTimeout(() => {
-    throw new Error(`decoding ${uri} did not end in ${decodeMs / 1000} s`);
-  }, decodeMs);
+    throw new Error(`decoding ${uri} did not end in ${longestDecodeMs / 1000} s`);
+  }, longestDecodeMs);
   return decoding.finally(() => clearTimeout(timer));
 }

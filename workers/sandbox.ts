@@ -23,6 +23,9 @@ export interface Sandbox {
 /** Once could be bad luck, such as a machine short of memory. */
 const strikes = 2;
 
+/** A picture of 100 megapixels takes seconds: a decoder that needs this long will not come back. */
+export const longestDecodeMs = 120_000;
+
 /** The process is started with the first picture. */
 export function openSandbox(decodeMs: number): Sandbox {
   const oneAtATime = pLimit(1);

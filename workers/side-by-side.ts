@@ -8,12 +8,11 @@ import type { FilledSlot } from '../src/batch.ts';
 import { describeDecoder } from '../src/decode.ts';
 import type { Device } from '../src/devices/device.ts';
 import { RunBlocked } from '../src/errors.ts';
-import { makeGate } from '../src/objects/host-gate.ts';
-import { sourceOptionsOf } from '../src/settings.ts';
 import type { BatchResult, Item, Outcome } from '../src/types.ts';
 import type { EngineSettings } from './engine.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
-import type { LaneOptions, LaneReply, LaneRequest, LaneRun } from './lane.ts';
+import type { LaneReply, LaneRun } from './lane.ts';
+import { countLanes, openLanes } from './lanes.ts';
 import { makeSlot, type Slot } from './slot.ts';
 import { openThreads } from './thread.ts';
 
@@ -50,24 +49,14 @@ export async function* embedSideBySide(
   const { dimension } = run.model;
   const batch = settings.batch || device.batch;
   const threads = settings.threads || availableParallelism();
-  const laneCount = settings.lanes || Math.max(2, Math.floor(availableParallelism() * device.lanesPerCore));
+  const laneCount = countLanes(device, settings);
   const shape = { batch, crop, dimension, topK };
   // One that the models are at, and one for each lane.
   const slots = Array.from({ length: laneCount + 1 }, () => makeSlot(shape));
 
   const decoding = await describeDecoder(settings.decoder, run.model.resizeMode);
   decoding.notices.forEach(onNotice);
-  const sources = sourceOptionsOf(settings);
-  sources.web.gate = makeGate();
-  const { reads, readTimeoutMs, decoder } = settings;
-  const laneOptions: LaneOptions = {
-    slots: slots.map(({ pixels }) => pixels),
-    reads,
-    readTimeoutMs,
-    decoder,
-    sources,
-  };
-  const lanes = openThreads<LaneRequest, LaneReply>('lane', laneCount, laneOptions);
+  const lanes = openLanes(laneCount, slots, settings);
   const sessions = modelPaths.map((modelPath) => {
     const options: InferenceOptions = { slots, modelPath, device, batch, crop, threads };
     return openThreads<InferenceRequest, InferenceReply>('inference', 1, options);

@@ -8,6 +8,9 @@ export interface Slot {
   result: BatchResult;
 }
 
+/** One on the device and one that waits in the session's thread: between two runs lies no call from another. */
+export const slotsPerSession = 2;
+
 export interface SlotShape {
   batch: number;
   /** Side of the crop in pixels. */

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { isDeepStrictEqual } from 'node:util';
 import pMap from 'p-map';
-import { openSandbox } from '../../workers/sandbox.ts';
+import { longestDecodeMs, openSandbox } from '../../workers/sandbox.ts';
 import { calibrate } from '../calibrate.ts';
 import { fetchItem } from '../fetch.ts';
 import { type Calibration, readCalibration } from '../models/calibration.ts';
@@ -17,8 +17,6 @@ import type { Item } from '../types.ts';
 import { fetchCalibration } from '../weights.ts';
 import type { Context } from './command.ts';
 import { reportProgress } from './progress.ts';
-
-const decodeMs = 120_000;
 
 /**
  * The calibration that a run of this source should have. In this order: the file of `--calibration`; that of the newest int8
@@ -107,7 +105,7 @@ async function cropItems(
   const { maxBytes, maxPixels, readTimeoutMs: timeoutMs, reads } = settings;
   const { preprocessing, resizeMode } = identity;
   // A picture that ends the process that decodes it shall not end this one.
-  const sandbox = openSandbox(decodeMs);
+  const sandbox = openSandbox(longestDecodeMs);
   const cropItem = async (item: Item): Promise<Uint8Array | undefined> => {
     const fetched = await fetchItem(source, item, { maxBytes, timeoutMs, signal });
     const crop = new Uint8Array(preprocessing.crop ** 2 * 3);

@@ -4,7 +4,7 @@ import { createCertificate, isPassed } from '../certificate.ts';
 import { ConfigError } from '../errors.ts';
 import { certificateText } from './certificate.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { placeSettings, readSettings, workSettings } from './option-groups.ts';
+import { placeSettings, readSettings, sourceSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { certifyRun, certifySource } from './trial.ts';
 
@@ -23,11 +23,7 @@ export function addCertifyCommand(program: Command): void {
       'minCosine',
       'minTop1',
       'minRecall',
-      'include',
-      'exclude',
-      'archives',
-      'uriColumn',
-      'idColumn',
+      ...sourceSettings,
       'maxPixels',
       'maxBytes',
       ...workSettings,

@@ -9,7 +9,7 @@ import { presets } from '../models/presets.ts';
 import type { SettingName } from '../settings.ts';
 import { calibrateOn } from './calibrate.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { placeSettings, readSettings } from './option-groups.ts';
+import { placeSettings, readSettings, sourceSettings } from './option-groups.ts';
 import { loadModel, sourceSpecOf } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
@@ -147,11 +147,7 @@ const calibrateArguments: readonly [string, string][] = [
 const calibrateSettings: readonly SettingName[] = [
   'calibrationImages',
   'resize',
-  'include',
-  'exclude',
-  'archives',
-  'uriColumn',
-  'idColumn',
+  ...sourceSettings,
   'threads',
   'reads',
   'maxPixels',

@@ -1,6 +1,15 @@
 /** What several commands take alike: settings by what they decide, and arguments. */
 import type { SettingName } from '../settings.ts';
 
+/** What of a source is meant. */
+export const sourceSettings: readonly SettingName[] = [
+  'include',
+  'exclude',
+  'archives',
+  'uriColumn',
+  'idColumn',
+];
+
 /** What decides a run's rows. */
 export const planSettings: readonly SettingName[] = [
   'output',
@@ -11,11 +20,7 @@ export const planSettings: readonly SettingName[] = [
   'resize',
   'topK',
   'embedding',
-  'include',
-  'exclude',
-  'archives',
-  'uriColumn',
-  'idColumn',
+  ...sourceSettings,
   'columns',
   'reuse',
   'shardSize',

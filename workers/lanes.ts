@@ -1,0 +1,32 @@
+/** The lanes of a worker, or of a command that reads images as one does. */
+import { availableParallelism } from 'node:os';
+import type { Device } from '../src/devices/device.ts';
+import { makeGate } from '../src/objects/host-gate.ts';
+import { type Settings, sourceOptionsOf } from '../src/settings.ts';
+import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
+import type { Slot } from './slot.ts';
+import { openThreads, type Threads } from './thread.ts';
+
+export type LaneSettings = Parameters<typeof sourceOptionsOf>[0] &
+  Pick<Settings, 'lanes' | 'reads' | 'readTimeoutMs' | 'decoder'>;
+
+const leastLanes = 2;
+
+/** As the user says, else as many as suit the device. */
+export function countLanes({ lanesPerCore }: Device, { lanes }: Pick<Settings, 'lanes'>): number {
+  return lanes || Math.max(leastLanes, Math.floor(availableParallelism() * lanesPerCore));
+}
+
+/** They are polite to the web's hosts together. */
+export function openLanes(
+  count: number,
+  slots: readonly Slot[],
+  settings: LaneSettings,
+): Threads<LaneRequest, LaneReply> {
+  const { reads, readTimeoutMs, decoder } = settings;
+  const sources = sourceOptionsOf(settings);
+  sources.web.gate = makeGate();
+  const pixels = slots.map((slot) => slot.pixels);
+  const options: LaneOptions = { slots: pixels, reads, readTimeoutMs, decoder, sources };
+  return openThreads('lane', count, options);
+}
