@@ -170,6 +170,19 @@ export async function readSuccess(store: Store, id: string): Promise<Success> {
   );
 }
 
+/** The run of an output that was claimed last, of those that are wanted. Looks at every run's request. */
+export async function newestRun(
+  store: Store,
+  isWanted: (request: RunRequest) => boolean | Promise<boolean>,
+): Promise<RunRequest | undefined> {
+  let newest: RunRequest | undefined;
+  for (const id of await listRuns(store)) {
+    const request = await readRequest(store, id);
+    if ((await isWanted(request)) && (!newest || request.createdAt > newest.createdAt)) newest = request;
+  }
+  return newest;
+}
+
 /** Every run of an output whose id starts with `start`, by id. Looks at one object of each. */
 export async function listRuns(store: Store, start = ''): Promise<string[]> {
   const runs: string[] = [];

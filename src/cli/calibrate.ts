@@ -7,7 +7,7 @@ import { calibrate } from '../calibrate.ts';
 import { fetchItem } from '../fetch.ts';
 import { type Calibration, readCalibration } from '../models/calibration.ts';
 import { type Model, requireNetwork } from '../models/model.ts';
-import { listRuns, type RunRequest, readRequest } from '../run.ts';
+import { newestRun, type RunRequest } from '../run.ts';
 import { type Draw, sampleItems } from '../sample.ts';
 import { type Settings, sourceOptionsOf } from '../settings.ts';
 import { openSource } from '../sources/open-source.ts';
@@ -39,22 +39,20 @@ export async function findCalibration(
   return calibrateOn(context, model, source);
 }
 
-/** The newest run of an output whose calibration fits a model. Looks at every run's request. */
+/** The newest run of an output whose calibration fits a model. */
 async function findEarlier(
   store: Store,
   { identity }: Model,
 ): Promise<{ run: string; key: string } | undefined> {
-  let newest: RunRequest | undefined;
-  for (const id of await listRuns(store)) {
-    const request = await readRequest(store, id);
-    const { weights, preprocessing, resizeMode } = request.model;
-    const isAlike =
-      request.calibrationKey !== null &&
+  const newest = await newestRun(store, ({ calibrationKey, model }) => {
+    const { weights, preprocessing, resizeMode } = model;
+    return (
+      calibrationKey !== null &&
       weights === identity.weights &&
       resizeMode === identity.resizeMode &&
-      isDeepStrictEqual(preprocessing, identity.preprocessing);
-    if (isAlike && (!newest || request.createdAt > newest.createdAt)) newest = request;
-  }
+      isDeepStrictEqual(preprocessing, identity.preprocessing)
+    );
+  });
   return newest?.calibrationKey ? { run: newest.run, key: newest.calibrationKey } : undefined;
 }
 

@@ -14,7 +14,7 @@ import { failedItems } from '../retry.ts';
 import {
   claimRun,
   findSuccess,
-  listRuns,
+  newestRun,
   type Run,
   type RunRequest,
   readRequest,
@@ -233,12 +233,13 @@ async function listerOf(
  */
 async function findBase(store: Store, request: RunRequest, asked: string): Promise<string | null> {
   if (asked === 'latest') {
-    let latest: RunRequest | undefined;
-    for (const id of await listRuns(store)) {
-      const other = await readRequest(store, id);
-      if (other.retryOf !== null || differenceOf(other, request) || !(await findSuccess(store, id))) continue;
-      if (!latest || other.createdAt > latest.createdAt) latest = other;
-    }
+    const latest = await newestRun(
+      store,
+      async (other) =>
+        other.retryOf === null &&
+        !differenceOf(other, request) &&
+        (await findSuccess(store, other.run)) !== undefined,
+    );
     return latest?.run ?? null;
   }
   await readSuccess(store, asked);
