@@ -86,7 +86,10 @@ export function openThread<Request, Reply>(name: ThreadName, workerData: unknown
 export interface Threads<Request, Reply> {
   /** Rejects when one of them ends before `close`. */
   lost: Promise<never>;
-  /** To the one with the fewest calls under way. When `signal` aborts, the same thread is sent `abandon`. */
+  /**
+   * To the one with the fewest calls under way. When `signal` aborts, the same thread is sent `abandon`; a call that fails after
+   * that rejects with the signal's reason, for how it failed is the thread's own affair.
+   */
   callOne(request: Request, abort?: { signal: AbortSignal; abandon: Request }): Promise<Reply>;
   callAll(request: Request): Promise<Reply[]>;
   /** As of one thread, on average. */
@@ -118,6 +121,9 @@ export function openThreads<Request, Reply>(
       member.calls += 1;
       try {
         return await member.thread.call(request);
+      } catch (error) {
+        abort?.signal.throwIfAborted();
+        throw error;
       } finally {
         member.calls -= 1;
         abort?.signal.removeEventListener('abort', onAbort);
