@@ -4,12 +4,11 @@ import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
 import { labelsOf } from '../models/labels.ts';
-import { findSuccess, listRuns, readRequest } from '../run.ts';
-import type { Store } from '../stores/store.ts';
+import { readRequest } from '../run.ts';
 import { openTable, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openOutput, runOf } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addExportCommand(program: Command): void {
@@ -83,22 +82,4 @@ function formatOf(value: unknown): ExportFormat {
   const format = exportFormats.find((known) => known === value);
   if (format) return format;
   throw new ConfigError('bad-option', `--format: there are ${exportFormats.join(', ')}, not '${value}'`);
-}
-
-/** The only run, or the last of the only chain of increments. Throws ConfigError 'no-run' or 'which-run'. */
-async function runOf(store: Store, asked: unknown): Promise<string> {
-  if (typeof asked === 'string') return asked;
-  const requests = await Promise.all((await listRuns(store)).map((run) => readRequest(store, run)));
-  const finished = await Promise.all(requests.map(({ run }) => findSuccess(store, run)));
-  const continued = new Set(requests.filter((_, at) => finished[at]).map(({ since }) => since));
-  // The rows of a retry are in the view of the run that it mends, those of a run in the table of the one that goes on from it.
-  const runs = requests.flatMap(({ run, retryOf }) => (retryOf === null && !continued.has(run) ? [run] : []));
-  const [only] = runs;
-  if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
-  if (runs.length > 1)
-    throw new ConfigError(
-      'which-run',
-      `${store.uri} holds ${runs.length} runs: choose with --run ${runs.join(' | ')}`,
-    );
-  return only;
 }
