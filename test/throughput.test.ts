@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { liveThroughput, throughputLines } from '../src/cli/speed.ts';
+import { throughputLines } from '../src/cli/speed.ts';
+import { liveThroughput } from '../src/live-throughput.ts';
 import { addMeasures, type Measures, measuresSince, noMeasures } from '../src/measures.ts';
 import { findLimit, type Limit, reportThroughput } from '../src/throughput.ts';
 

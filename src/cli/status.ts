@@ -1,10 +1,11 @@
 /** `lensmill status`: what the store holds of a run, and what Redis knows of its progress. */
 import type { Command } from 'commander';
 import { readCertificates, type StoredCertificate } from '../certificate.ts';
-import { listParts } from '../committed.ts';
 import { ConfigError } from '../errors.ts';
+import { type LiveThroughput, liveThroughput } from '../live-throughput.ts';
 import { checkRedis, openQueue, type RunState } from '../queue.ts';
-import { findRun, findSuccess, listRuns, readRequest, sourceName } from '../run.ts';
+import { listRuns, readRequest } from '../run.ts';
+import { readStatus, type StoredStatus } from '../run-status.ts';
 import type { Store } from '../stores/store.ts';
 import { listRetries } from '../view.ts';
 import { certificateLine } from './certificate.ts';
@@ -12,22 +13,9 @@ import { addCommand, type Context, exitCodes } from './command.ts';
 import { queueOf } from './drive.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { type LiveThroughput, liveThroughput, throughputLines } from './speed.ts';
+import { throughputLines } from './speed.ts';
 
-export interface RunStatus {
-  run: string;
-  state: 'planning' | 'unfinished' | 'done';
-  source: string;
-  model: string;
-  shards: number;
-  /** Shards whose part stands in the store. */
-  committed: number;
-  items: number;
-  /** Of a finished run, by itself. */
-  ok?: number;
-  failed?: number;
-  /** The run that this one mends. */
-  retryOf?: string;
+export interface RunStatus extends StoredStatus {
   /** Where one run is asked for: its retries, oldest first, and its rows with theirs in place of those that failed. */
   retries?: RunStatus[];
   view?: { ok: number; failed: number };
@@ -75,27 +63,6 @@ export function addStatusCommand(program: Command): void {
       }
     },
   });
-}
-
-async function readStatus(store: Store, id: string): Promise<RunStatus> {
-  const request = await readRequest(store, id);
-  const { retryOf } = request;
-  const base = {
-    run: id,
-    source: sourceName(request),
-    model: request.model.ref,
-    ...(retryOf && { retryOf }),
-  };
-  const run = await findRun(store, id);
-  if (!run) return { ...base, state: 'planning', shards: 0, committed: 0, items: 0 };
-  const { shards, items } = run;
-  const success = await findSuccess(store, id);
-  if (success) {
-    const { ok, failed } = success;
-    return { ...base, state: 'done', shards, committed: shards, items, ok, failed };
-  }
-  const committed = (await listParts(store, id)).size;
-  return { ...base, state: 'unfinished', shards, committed, items };
 }
 
 async function withRetries(store: Store, status: RunStatus): Promise<RunStatus> {
