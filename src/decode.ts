@@ -101,7 +101,8 @@ function factsOf({ width, height, orientation }: PlainJpeg): ImageFacts {
   };
 }
 
-function failureOf(bytes: Uint8Array): Failure {
+/** What is wrong with bytes that a decoder refused. */
+export function failureOf(bytes: Uint8Array): Failure {
   const format = formatOf(bytes);
   if (!format)
     return { error: 'unsupported-format', message: 'not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture' };

@@ -21,7 +21,7 @@ const attempts = 6;
 
 /** Throws only what is not the item's fault: an abort, or a bug. */
 export async function fetchItem(
-  source: Source,
+  source: Pick<Source, 'read'>,
   item: Item,
   { maxBytes, timeoutMs, signal }: FetchOptions,
 ): Promise<({ content: Uint8Array } & ByteFacts) | Failure> {

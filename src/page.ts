@@ -54,6 +54,13 @@ export async function readPage(store: Store, run: string, page: number): Promise
   return readJson(store, pageIndex, pageKey(run, page));
 }
 
+/** The index of a page of a planned run. */
+export async function requirePage(store: Store, { run }: Run, page: number): Promise<PageIndex> {
+  const index = await readPage(store, run, page);
+  if (!index) throw new Error(`${pageKey(run, page)} is missing`);
+  return index;
+}
+
 /** The page's index, or `undefined` where another planner has written this page with other items. */
 export async function writePage(
   store: Store,
@@ -114,43 +121,44 @@ export function openPlan(store: Store): (run: Run, shard: number) => Promise<Ite
     const index = await indexOf(run, Math.floor(shard / shardsPerPage));
     const slice = index?.shards[shard % shardsPerPage];
     if (!index || !slice) throw new Error(`run ${run.run} has no shard ${shard} in its plan`);
-    const lines = await store.read(index.itemsKey, { first: slice.first, count: slice.count });
-    if (!lines) throw new Error(`${index.itemsKey} is missing`);
-    return decodeItems(lines, index.itemsKey);
+    return readSlice(store, index, slice);
   };
+}
+
+/** The items of one shard of a page. */
+export async function readSlice(
+  store: Store,
+  { itemsKey }: PageIndex,
+  { first, count }: PageIndex['shards'][number],
+): Promise<Item[]> {
+  const lines = await store.read(itemsKey, { first, count });
+  if (!lines) throw new Error(`${itemsKey} is missing`);
+  return decodeItems(lines, itemsKey);
 }
 
 /** Every shard's number of items, in order: what parts are held against. */
 export async function* shardSizes(store: Store, run: Run): AsyncIterable<number> {
   for (let page = 0; page < run.pages; page++) {
-    const index = await readPage(store, run.run, page);
-    if (!index) throw new Error(`${pageKey(run.run, page)} is missing`);
-    for (const shard of index.shards) yield shard.items;
+    for (const shard of (await requirePage(store, run, page)).shards) yield shard.items;
   }
 }
 
 /** The first shard of the first page that has an id behind `id`; that of no page where none has. Reads few of the indices. */
 export async function shardBehind(store: Store, run: Run, id: string): Promise<number> {
-  return (await firstPage(store, run, (lastId) => compareBytewise(lastId, id) > 0)) * shardsPerPage;
+  const page = await findFirst(run.pages, async (page) => {
+    const { lastId } = await requirePage(store, run, page);
+    return compareBytewise(lastId, id) > 0;
+  });
+  return page * shardsPerPage;
 }
 
-/** The item that a run planned by this id. Reads few of the indices, and one page's items. */
-export async function findItem(store: Store, run: Run, id: string): Promise<Item | undefined> {
-  const page = await firstPage(store, run, (lastId) => compareBytewise(lastId, id) >= 0);
-  const index = page < run.pages ? await readPage(store, run.run, page) : undefined;
-  const lines = index && (await store.read(index.itemsKey));
-  return lines && decodeItems(lines, index.itemsKey).find((item) => item.id === id);
-}
-
-/** The first page whose last id fits; ids rise, and so does what fits. */
-async function firstPage(store: Store, run: Run, fits: (lastId: string) => boolean): Promise<number> {
-  let [first, end] = [0, run.pages];
+/** The first of `end` that fits, where all behind one that fits do too; `end` where none does. Asks for few of them. */
+export async function findFirst(end: number, fits: (at: number) => Promise<boolean>): Promise<number> {
+  let first = 0;
   while (first < end) {
-    const page = Math.floor((first + end) / 2);
-    const index = await readPage(store, run.run, page);
-    if (!index) throw new Error(`${pageKey(run.run, page)} is missing`);
-    if (fits(index.lastId)) end = page;
-    else first = page + 1;
+    const at = Math.floor((first + end) / 2);
+    if (await fits(at)) end = at;
+    else first = at + 1;
   }
   return first;
 }

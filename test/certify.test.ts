@@ -8,23 +8,16 @@ import { readCertificates } from '../src/certificate.ts';
 import { measureAgreement, type Rows, shareOf, shortfallsOf } from '../src/certify.ts';
 import { certificateText } from '../src/cli/certificate.ts';
 import type { Context } from '../src/cli/command.ts';
-import { planNewRun } from '../src/cli/prepare.ts';
 import { certifyRun, certifySource } from '../src/cli/trial.ts';
-import { commitPart } from '../src/commit.ts';
-import { cpu } from '../src/devices/cpu.ts';
-import { finalizeRun } from '../src/finalize.ts';
 import { openLog } from '../src/log.ts';
-import { openPlan } from '../src/page.ts';
-import { encodePart } from '../src/part.ts';
-import { type Run, sourceName } from '../src/run.ts';
 import { sampleItems } from '../src/sample.ts';
 import { resolveSettings, type SettingName } from '../src/settings.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { uniform } from '../src/uniform.ts';
-import { openEngine } from '../workers/engine.ts';
 import { lensmill, smallModel } from './helpers/cli.ts';
 import { itemsOf, listerOf } from './helpers/finished-run.ts';
+import { indexHere } from './helpers/index-here.ts';
 import { photographs } from './helpers/photographs.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
 import { tempFolder } from './helpers/temp.ts';
@@ -255,35 +248,12 @@ describe('on photographs', () => {
     return store;
   }
 
-  /** A run as a worker makes it, in one shard. */
-  async function indexHere(
-    context: Context,
-    store: Store,
-    { id, folder }: { id: string; folder: string },
-  ): Promise<Run> {
-    const { settings, interrupted: signal } = context;
-    const run = await planNewRun(context, store, [folder], { run: id });
-    const engine = await openEngine(store, run, { device: cpu, settings, cautiousMs: 0, onNotice: () => {} });
-    try {
-      await engine.announceRun({ ...run, reuse: false });
-      const rows = await engine.batcher.embed(id, await openPlan(store)(run, 0), { signal, suspect: false });
-      const { lensmill, model, topK, embedding } = run;
-      const made = { lensmill, source: sourceName(run), model, topK, device: 'cpu', batch: 8, reused: 0 };
-      const shape = { dimension: model.dimension, topK, embeddingType: embedding };
-      await commitPart(store, id, 0, encodePart(rows, { run: id, shard: 0, ...made }, shape));
-      await finalizeRun(store, run);
-      return run;
-    } finally {
-      await engine.close();
-    }
-  }
-
   test('what a run has stored is held against fp32; an image that changed since is left out', async () => {
     const folder = join(tempFolder(), 'photos');
     cpSync(photos, folder, { recursive: true });
     const store = await newStore();
     const context = contextOf({ model: 'null', precision: 'fp16', embedding: 'float16' });
-    const { model } = await indexHere(context, store, { id: 'night', folder });
+    const { model } = await indexHere(context, store, { id: 'night', sources: [folder] });
     appendFileSync(join(folder, 'part-0/00007.jpg'), 'more');
     const made = await certifyRun(context, store, 'night');
     expect(made).toMatchObject({

@@ -9,6 +9,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import pLimit from 'p-limit';
 import type { DecodeOptions } from '../src/decode.ts';
 import { type Failure, messageOf } from '../src/errors.ts';
+import type { Thumbnail, ThumbnailOptions } from '../src/thumbnail.ts';
 import type { ImageFacts } from '../src/types.ts';
 import type { DecodeReply, DecodeRequest } from './decoder.ts';
 import { entryOf } from './thread.ts';
@@ -16,6 +17,8 @@ import { entryOf } from './thread.ts';
 export interface Sandbox {
   /** As `decodeImage`, and fails with 'crashed-worker' or 'timeout' where the decoder does not come back. */
   decode(content: Uint8Array, target: Uint8Array, options: DecodeOptions): Promise<ImageFacts | Failure>;
+  /** As `makeThumbnail`, and fails as `decode` does. */
+  shrink(content: Uint8Array, options: ThumbnailOptions): Promise<Thumbnail | Failure>;
   /** Safe to call twice. */
   close(): void;
 }
@@ -31,22 +34,15 @@ export function openSandbox(decodeMs: number): Sandbox {
   const oneAtATime = pLimit(1);
   let child: ChildProcess | undefined;
 
-  async function decode(
-    content: Uint8Array,
-    target: Uint8Array,
-    options: DecodeOptions,
-  ): Promise<ImageFacts | Failure> {
+  async function decode(request: DecodeRequest): Promise<DecodeReply | Failure> {
     let ending = '';
     for (let strike = 0; strike < strikes; strike++) {
       child ??= fork(entryOf('decoder'), {
         serialization: 'advanced',
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       });
-      const answer = await ask(child, { content, bytes: target.length, options }, decodeMs);
-      if (typeof answer !== 'string') {
-        target.set(answer.pixels);
-        return answer.decoded;
-      }
+      const answer = await ask(child, request, decodeMs);
+      if (typeof answer !== 'string') return answer;
       child.kill('SIGKILL');
       child = undefined;
       ending = answer;
@@ -60,12 +56,31 @@ export function openSandbox(decodeMs: number): Sandbox {
   }
 
   return {
-    decode: (content, target, options) => oneAtATime(() => decode(content, target, options)),
+    async decode(content, target, options) {
+      const request = { kind: 'decode', content, bytes: target.length, options } as const;
+      const reply = await oneAtATime(() => decode(request));
+      if ('error' in reply) return reply;
+      if (reply.kind !== request.kind) throw otherReply();
+      target.set(reply.pixels);
+      return reply.decoded;
+    },
+    async shrink(content, options) {
+      const request = { kind: 'thumbnail', content, options } as const;
+      const reply = await oneAtATime(() => decode(request));
+      if ('error' in reply) return reply;
+      if (reply.kind !== request.kind) throw otherReply();
+      return reply.made;
+    },
     close() {
-      child?.disconnect();
+      // While it waited, the kernel may have ended it.
+      if (child?.connected) child.disconnect();
       child = undefined;
     },
   };
+}
+
+function otherReply(): Error {
+  return new Error('the decoder answered another question: this is a bug');
 }
 
 const hangs = 'hangs';

@@ -3,12 +3,9 @@ import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
 import { fetchItem } from '../fetch.ts';
-import { findItem } from '../page.ts';
-import { type Run, readRun } from '../run.ts';
+import { openItemFinder } from '../find-item.ts';
 import { sourceOptionsOf } from '../settings.ts';
 import { openSource } from '../sources/open-source.ts';
-import type { Store } from '../stores/store.ts';
-import type { Item } from '../types.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
@@ -30,7 +27,7 @@ export function addGetCommand(program: Command): void {
     async act({ settings, print, interrupted }, [id = '', image = ''], { to }) {
       const store = await openOutput(settings);
       try {
-        const { run, item } = await findImage(store, id, image);
+        const { run, item } = await openItemFinder(store).find(id, image);
         const source = openSource(run.source, sourceOptionsOf(settings));
         try {
           const options = { maxBytes: run.maxBytes, timeoutMs: settings.readTimeoutMs, signal: interrupted };
@@ -52,18 +49,6 @@ export function addGetCommand(program: Command): void {
       }
     },
   });
-}
-
-/** In the run, or in those before it. Throws ConfigError 'no-run', 'not-planned', 'no-image'. */
-async function findImage(store: Store, id: string, image: string): Promise<{ run: Run; item: Item }> {
-  for (let next: string | null = id; next !== null; ) {
-    const run: Run = await readRun(store, next);
-    const item = await findItem(store, run, image);
-    if (item?.gone) throw new ConfigError('no-image', `'${image}' was gone when run ${run.run} was planned`);
-    if (item) return { run, item };
-    next = run.since;
-  }
-  throw new ConfigError('no-image', `run ${id} has no image '${image}': \`lensmill export\` lists the ids`);
 }
 
 async function writeNew(path: string, content: Uint8Array): Promise<void> {

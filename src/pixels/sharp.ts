@@ -64,6 +64,33 @@ export async function decodeAny(
   return { ...facts, isWhole: true, pixels };
 }
 
+/** A WebP that shows the picture; width and height are its own. */
+export interface SmallPicture {
+  content: Uint8Array;
+  width: number;
+  height: number;
+}
+
+/**
+ * The picture upright, its longer side at most `size` pixels, in sRGB (colour profiles are followed: this is for eyes), with
+ * its transparency and no metadata. Of a picture that ends early it is what there is. Rejects where libvips refuses it.
+ */
+export async function shrinkToFit(
+  bytes: Uint8Array,
+  { size, maxPixels }: { size: number; maxPixels: number },
+): Promise<SmallPicture | Failure> {
+  const options: SharpOptions = { ...input, failOn: 'none', ignoreIcc: false };
+  const refusal = refuse(await sharp(bytes, options).metadata(), maxPixels);
+  if (refusal) return refusal;
+  // Effort 4, which is usual, takes twice as long for 3 % fewer bytes.
+  const { data, info } = await sharp(bytes, options)
+    .resize({ width: size, height: size, fit: 'inside', withoutEnlargement: true })
+    .toColourspace('srgb')
+    .webp({ quality: 80, effort: 2 })
+    .toBuffer({ resolveWithObject: true });
+  return { content: data, width: info.width, height: info.height };
+}
+
 /** Decodes a JPEG whose header was read and found plain (jpeg-header.ts). Rejects where libvips refuses it. */
 export async function decodePlainJpeg(bytes: Uint8Array): Promise<Decoded> {
   const { data, info } = await decodeRgb(bytes);

@@ -1,0 +1,38 @@
+/** Finished runs of real pictures by a real model, without queue and workers. */
+import type { Context } from '../../src/cli/command.ts';
+import { planNewRun } from '../../src/cli/prepare.ts';
+import { commitPart } from '../../src/commit.ts';
+import { cpu } from '../../src/devices/cpu.ts';
+import { finalizeRun } from '../../src/finalize.ts';
+import { openPlan } from '../../src/page.ts';
+import { encodePart } from '../../src/part.ts';
+import { type Run, sourceName } from '../../src/run.ts';
+import type { Store } from '../../src/stores/store.ts';
+import { openEngine } from '../../workers/engine.ts';
+
+/** A run as a worker makes it; `context` as a command gets it (helpers/context.ts). */
+export async function indexHere(
+  context: Context,
+  store: Store,
+  { id, sources }: { id: string; sources: readonly string[] },
+): Promise<Run> {
+  const { settings, interrupted: signal } = context;
+  const run = await planNewRun(context, store, sources, { run: id });
+  const readItems = openPlan(store);
+  const engine = await openEngine(store, run, { device: cpu, settings, cautiousMs: 0, onNotice: () => {} });
+  try {
+    await engine.announceRun({ ...run, reuse: false });
+    for (let shard = 0; shard < run.shards; shard++) {
+      const rows = await engine.batcher.embed(id, await readItems(run, shard), { signal, suspect: false });
+      const { lensmill, model, topK, embedding } = run;
+      const made = { lensmill, source: sourceName(run), model, topK, device: 'cpu', batch: 8, reused: 0 };
+      const shape = { dimension: model.dimension, topK, embeddingType: embedding };
+      await commitPart(store, id, shard, encodePart(rows, { run: id, shard, ...made }, shape));
+      rows.free();
+    }
+    await finalizeRun(store, run);
+    return run;
+  } finally {
+    await engine.close();
+  }
+}
