@@ -70,6 +70,32 @@ export const certificateKey = (fingerprint: string, createdAt: string, sha256: s
 /** Weights that no hub has, kept beside the runs so that every worker can fetch them. */
 export const weightsKey = (sha256: string, extension: string): string => `models/${sha256}${extension}`;
 
+/** Prefix of all retrieval indexes. */
+export const indexesPrefix = 'index/';
+
+/** Prefix of the retrieval index of one model's numbers; a fingerprint's first 16 digits name it. */
+export const indexPrefix = (fingerprint: string): string => `${indexesPrefix}${fingerprint.slice(0, 16)}/`;
+
+/** Below it, the folder of a Lance table; what is in there is Lance's. */
+export const indexTable = 'images';
+
+/** What makes a build of an index visible; the one with the highest number counts. */
+export const generationKey = (fingerprint: string, generation: number): string =>
+  `${generationsPrefix(fingerprint)}${pad(generation)}.json`;
+
+/** Prefix of an index's generations. */
+export const generationsPrefix = (fingerprint: string): string => `${indexPrefix(fingerprint)}generation-`;
+
+/** An entry of the log that says who may build an index; the one with the highest number counts. */
+export const leaseKey = (fingerprint: string, n: number): string =>
+  `${leasesPrefix(fingerprint)}${pad(n)}.json`;
+
+/** Prefix of an index's lease entries. */
+export const leasesPrefix = (fingerprint: string): string => `${indexPrefix(fingerprint)}lease-`;
+
+/** What a generation's or a lease's key counts. */
+export const numberOfKey = (key: string): number => Number(/-([0-9]+)\.json$/.exec(key)?.[1]);
+
 function pad(value: number): string {
   return String(value).padStart(5, '0');
 }

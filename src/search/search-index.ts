@@ -78,11 +78,15 @@ export interface IndexRecord {
   generation: number;
   model: ModelIdentity;
   images: number;
+  /** Images that are ok and not in it, as their embedding has no direction: zeros, or numbers that are not finite. */
+  leftOut: number;
   /** Runs whose rows are in it, retries too, in the order in which they count. */
   runs: string[];
   kind: IndexKind;
   /** Of kind: partitions looked into and so on; as `lensmill build-index --json` tells them. */
   parameters: Record<string, number>;
+  /** Of the Lance table beside it: what a reader checks out. */
+  version: number;
   builtAt: string;
   lensmill: string;
 }

@@ -1,0 +1,212 @@
+/**
+ * The door to LanceDB: the table of one index, on `file://` or `s3://`. A table is opened at one version and stays there for
+ * readers; a builder's goes on with its own commits. Rows are Arrow batches (arrow.ts); predicates are SQL (filter.ts).
+ */
+import type { Connection, Table } from '@lancedb/lancedb';
+import { indexPrefix, indexTable } from '../layout.ts';
+import { findS3Server, type S3Options } from '../s3-client.ts';
+import { pathOfUri, schemeOf } from '../uri.ts';
+import { type Batch, columnOf, encodeImages, type ImageRows } from './arrow.ts';
+
+/** Where a table lies, and how to get there. */
+export interface TablePlace {
+  /** URI of an output. */
+  output: string;
+  fingerprint: string;
+  s3: S3Options;
+}
+
+export interface Nearest {
+  /** [dimension] */
+  vector: Float32Array;
+  k: number;
+  where?: string | undefined;
+  /** All rows are compared, whatever index there is. */
+  exact: boolean;
+  /** Of an index: partitions looked into, and how many times k candidates are compared by their stored embeddings. */
+  nprobes?: number | undefined;
+  refineFactor?: number | undefined;
+}
+
+export interface Selection {
+  columns: readonly string[];
+  where?: string | undefined;
+  limit?: number | undefined;
+  orderBy?: string | undefined;
+}
+
+/** Credentials that end sooner than this are asked for anew, and the table is opened with them. */
+const renewBeforeMs = 300_000;
+
+const column = 'vector';
+
+export class ImageTable {
+  readonly #place: TablePlace;
+  #opened: Opened | undefined;
+  /** A reader's. */
+  readonly #version: number | undefined;
+
+  private constructor(place: TablePlace, opened: Opened, version?: number) {
+    this.#place = place;
+    this.#opened = opened;
+    this.#version = version;
+  }
+
+  /** At one version, for reading; `undefined` where there is no such version: cleaned up since its record was read. */
+  static async openVersion(place: TablePlace, version: number): Promise<ImageTable | undefined> {
+    const opened = await openLance(place);
+    try {
+      await opened.table?.checkout(version);
+    } catch (error) {
+      closeLance(opened);
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+    return opened.table && new ImageTable(place, opened, version);
+  }
+
+  /** For its one builder; `undefined` where there is none yet. */
+  static async openLatest(place: TablePlace): Promise<ImageTable | undefined> {
+    const opened = await openLance(place);
+    return opened.table && new ImageTable(place, opened);
+  }
+
+  /** Takes the place of a table that is there; its versions stay. */
+  static async create(place: TablePlace, rows: ImageRows, dimension: number): Promise<ImageTable> {
+    const { connection, ...opened } = await openLance(place);
+    opened.table?.close();
+    const table = await connection.createTable(indexTable, encodeImages(rows, dimension), {
+      mode: 'overwrite',
+    });
+    return new ImageTable(place, { ...opened, connection, table });
+  }
+
+  async version(): Promise<number> {
+    return (await this.#table()).version();
+  }
+
+  /** Makes `version` the newest again. */
+  async restore(version: number): Promise<void> {
+    const table = await this.#table();
+    await table.checkout(version);
+    await table.restore();
+    await table.checkoutLatest();
+  }
+
+  /** Gives the version that it made. */
+  async append(rows: ImageRows, dimension: number): Promise<number> {
+    return (await (await this.#table()).add(encodeImages(rows, dimension))).version;
+  }
+
+  async remove(where: string): Promise<{ version: number; rows: number }> {
+    const { version, numDeletedRows } = await (await this.#table()).delete(where);
+    return { version, rows: numDeletedRows };
+  }
+
+  async count(where?: string): Promise<number> {
+    return (await this.#table()).countRows(where);
+  }
+
+  /** Rows whose vectors are closest, with `_distance`: 1 - cosine. */
+  async *nearest(request: Nearest, columns: readonly string[]): AsyncGenerator<Batch> {
+    const { vector, k, where, exact, nprobes, refineFactor } = request;
+    let query = (await this.#table()).query().nearestTo(vector).column(column).distanceType('cosine');
+    query = query.limit(k).select([...columns, '_distance']);
+    if (where !== undefined) query = query.where(where);
+    if (exact) query = query.bypassVectorIndex();
+    if (nprobes !== undefined) query = query.nprobes(nprobes);
+    if (refineFactor !== undefined) query = query.refineFactor(refineFactor);
+    yield* query;
+  }
+
+  /** Some columns of the rows that fit. */
+  async *select({ columns, where, limit, orderBy }: Selection): AsyncGenerator<Batch> {
+    let query = (await this.#table()).query().select([...columns]);
+    if (where !== undefined) query = query.where(where);
+    if (orderBy !== undefined) query = query.orderBy({ columnName: orderBy });
+    if (limit !== undefined) query = query.limit(limit);
+    yield* query;
+  }
+
+  /** One column's value in every row that fits. */
+  async *values(name: string, where?: string): AsyncGenerator<unknown> {
+    for await (const batch of this.select({ columns: [name], where })) {
+      const value = columnOf(batch, name);
+      for (let row = 0; row < batch.numRows; row++) yield value(row);
+    }
+  }
+
+  /** Safe to call twice. */
+  close(): void {
+    if (this.#opened) closeLance(this.#opened);
+    this.#opened = undefined;
+  }
+
+  async #table(): Promise<Table> {
+    if (!this.#opened) throw new Error('the index is closed; this is a bug');
+    if (this.#opened.renewAt !== undefined && Date.now() > this.#opened.renewAt) {
+      const opened = await openLance(this.#place);
+      if (this.#version !== undefined) await opened.table?.checkout(this.#version);
+      // Queries that run hold the table that they began with.
+      this.#opened = opened;
+    }
+    if (!this.#opened.table) throw new Error(`${this.#place.output}: the index's table is gone`);
+    return this.#opened.table;
+  }
+}
+
+interface Opened {
+  connection: Connection;
+  table: Table | undefined;
+  /** As `Date.now()`. */
+  renewAt: number | undefined;
+}
+
+async function openLance({ output, fingerprint, s3 }: TablePlace): Promise<Opened> {
+  // At the level below, it warns of each table that it is about to make.
+  process.env.LANCEDB_LOG ??= 'error';
+  const { connect } = await import('@lancedb/lancedb');
+  const isS3 = schemeOf(output) === 's3';
+  const folder = indexPrefix(fingerprint).replace(/\/$/, '');
+  const { storageOptions, expiresAt } = isS3 ? await s3Access(s3) : {};
+  const connection = await connect(`${isS3 ? output : pathOfUri(output)}/${folder}`, {
+    ...(storageOptions && { storageOptions }),
+  });
+  const names = await connection.tableNames();
+  const table = names.includes(indexTable) ? await connection.openTable(indexTable) : undefined;
+  return { connection, table, renewAt: expiresAt && expiresAt - renewBeforeMs };
+}
+
+function closeLance({ connection, table }: Opened): void {
+  table?.close();
+  connection.close();
+}
+
+/** What LanceDB is to be told, so that it reaches the server that our own requests reach, as who they come from. */
+async function s3Access(
+  options: S3Options,
+): Promise<{ storageOptions: Record<string, string>; expiresAt: number | undefined }> {
+  const client = await findS3Server(options).openClient();
+  const { config } = client;
+  const credentials = await config.credentials();
+  const endpoint = await config.endpoint?.();
+  const origin =
+    endpoint && `${endpoint.protocol}//${endpoint.hostname}${endpoint.port ? `:${endpoint.port}` : ''}`;
+  const forcePathStyle = config.forcePathStyle ?? false;
+  return {
+    storageOptions: {
+      ...(origin && { aws_endpoint: origin, allow_http: String(origin.startsWith('http:')) }),
+      aws_region: await config.region(),
+      aws_access_key_id: credentials.accessKeyId,
+      aws_secret_access_key: credentials.secretAccessKey,
+      ...(credentials.sessionToken && { aws_session_token: credentials.sessionToken }),
+      aws_virtual_hosted_style_request: String(!forcePathStyle),
+    },
+    expiresAt: credentials.expiration?.getTime(),
+  };
+}
+
+/** A version that is not, or no longer, there. */
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && /not found|does not exist/i.test(error.message);
+}

@@ -1,0 +1,96 @@
+/**
+ * What stands in the store about retrieval indexes. A generation is written last, so it makes a build visible: it names the
+ * version of the Lance table that holds it. Versions that no generation names are builds that go on, or that ended early.
+ */
+import pMap from 'p-map';
+import { z } from 'zod';
+import { generationKey, generationsPrefix, indexesPrefix, numberOfKey } from '../layout.ts';
+import { identitySchema } from '../models/identity.ts';
+import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../run.ts';
+import type { Store } from '../stores/store.ts';
+import type { IndexRecord } from './search-index.ts';
+
+const count = z.int().nonnegative();
+
+const recordSchema: z.ZodType<IndexRecord> = z.object({
+  v: z.literal(1),
+  generation: z.int().positive(),
+  model: identitySchema,
+  images: count,
+  leftOut: count,
+  runs: z.array(z.string()),
+  kind: z.enum(['exact', 'ivf-rq']),
+  parameters: z.record(z.string(), z.number()),
+  version: z.int().positive(),
+  builtAt: z.iso.datetime(),
+  lensmill: z.string(),
+});
+
+/** Requests and successes that are read at once. */
+const concurrency = 16;
+
+/** The newest generation of a fingerprint's index; its first 16 digits are enough. */
+export async function findRecord(
+  store: Pick<Store, 'read' | 'list'>,
+  fingerprint: string,
+): Promise<IndexRecord | undefined> {
+  let newest = 0;
+  for await (const { key } of store.list(generationsPrefix(fingerprint)))
+    newest = Math.max(newest, numberOfKey(key));
+  return newest === 0 ? undefined : readJson(store, recordSchema, generationKey(fingerprint, newest));
+}
+
+/** Makes a build visible. False where another builder made this generation: this one's is not to be seen. */
+export async function createRecord(store: Store, record: IndexRecord): Promise<boolean> {
+  return store.create(generationKey(record.model.fingerprint, record.generation), encodeJson(record));
+}
+
+/** The newest generation of each index of an output, the one that was built last first. */
+export async function listIndexes(store: Pick<Store, 'read' | 'list'>): Promise<IndexRecord[]> {
+  const records: IndexRecord[] = [];
+  for (let after: string | undefined; ; ) {
+    let folder: string | undefined;
+    for await (const { key } of store.list(indexesPrefix, after)) {
+      folder = key.slice(indexesPrefix.length).split('/', 1)[0];
+      break;
+    }
+    if (folder === undefined) return records.toSorted((a, b) => (a.builtAt < b.builtAt ? 1 : -1));
+    const record = await findRecord(store, folder);
+    if (record) records.push(record);
+    // '0' comes right after '/': behind every key of this folder, and before those of any other that is still to come.
+    after = `${indexesPrefix}${folder}0`;
+  }
+}
+
+/**
+ * Finished runs, retries too, in the order in which their rows count: by the time of their claim, but a retry right behind
+ * the run that it mends, as an increment of that run replaces what either has.
+ */
+export async function finishedRuns(store: Store, fingerprint?: string): Promise<RunRequest[]> {
+  const requests = await pMap(await listRuns(store), (run) => readRequest(store, run), { concurrency });
+  const asked = requests.filter(({ model }) => (fingerprint ?? model.fingerprint) === model.fingerprint);
+  const finished = await pMap(asked, async ({ run }) => (await findSuccess(store, run)) !== undefined, {
+    concurrency,
+  });
+  const claims = new Map(requests.map(({ run, createdAt }) => [run, createdAt]));
+  const placeOf = ({ run, retryOf, createdAt }: RunRequest): string[] => {
+    const mended = retryOf ?? run;
+    return [claims.get(mended) ?? createdAt, mended, retryOf === null ? '' : createdAt, run];
+  };
+  return asked.filter((_, at) => finished[at]).toSorted((a, b) => compareLists(placeOf(a), placeOf(b)));
+}
+
+/** Finished runs of the index's fingerprint that are not in it, in the order in which they count. */
+export async function unindexedRuns(store: Store, record: IndexRecord): Promise<string[]> {
+  const held = new Set(record.runs);
+  const runs = await finishedRuns(store, record.model.fingerprint);
+  return runs.map(({ run }) => run).filter((run) => !held.has(run));
+}
+
+function compareLists(a: readonly string[], b: readonly string[]): number {
+  for (const [at, left] of a.entries()) {
+    const right = b[at] ?? '';
+    if (left !== right) return left < right ? -1 : 1;
+  }
+  return 0;
+}
