@@ -2,8 +2,9 @@
 # Installs what `npm run demo` or `npm test` needs and this machine lacks. With nothing missing it takes a fraction of
 # a second and changes nothing. It starts no service: Redis and Ceph are started privately by whoever needs them.
 #
-#   deploy/bootstrap.sh demo    node_modules, redis-server, the native JPEG decoder, some photographs
-#   deploy/bootstrap.sh test    these, Ceph's S3 gateway, Pillow as the reference for pixels, wrong clocks for the chaos tests
+#   deploy/bootstrap.sh demo    node_modules, redis-server, the native JPEG decoder, the page, some photographs
+#   deploy/bootstrap.sh test    these, Ceph's S3 gateway, Pillow as the reference for pixels, wrong clocks for the chaos tests,
+#                               Chromium for those of the page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,6 +24,7 @@ main() {
   ensure_node_modules
   ensure_packages
   ensure_native
+  ensure_page
   ensure_photographs
 }
 
@@ -31,7 +33,7 @@ say() { echo "lensmill: $*" >&2; }
 
 # quietly WHAT COMMAND…: one line for people; all that the command says if, and only if, it fails.
 quietly() {
-  say "installing $1 …"
+  say "${doing:-installing} $1 …"
   shift
   local status
   set +e # `|| status=$?` would switch errexit off inside the command too
@@ -72,6 +74,7 @@ ensure_packages() {
     for program in radosgw ceph-mon ceph-osd; do has "$program" || missing+=("$program"); done
     has_pillow || missing+=(python3-pil)
     has faketime || missing+=(faketime)
+    has chromium || missing+=(chromium)
   elif [[ -z ${REDIS_URL:-} ]]; then
     has redis-server || missing+=(redis-server)
   fi
@@ -119,6 +122,13 @@ ensure_native() {
   deploy/build-native.sh
 }
 
+# What `lensmill serve` serves; built again when a source of it is newer.
+ensure_page() {
+  local built=src/web/public/index.html
+  [[ ! -e $built || -n $(find src/web/page package-lock.json -newer $built -print -quit) ]] || return 0
+  doing=building quietly "the page" npm run build:page
+}
+
 explain() {
   say "this machine lacks $*, and this script may not install here. Please type:"
   if [[ $purpose == demo ]]; then
@@ -131,7 +141,7 @@ EOF
   else
     cat >&2 <<EOF
     Debian, Ubuntu   sudo apt-get install --no-install-recommends $*
-    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow libfaketime
+    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow libfaketime chromium
     elsewhere        docker run --rm -it -v "\$PWD":/lensmill -w /lensmill node:24-bookworm npm test
 and then \`npm test\` again.
 EOF

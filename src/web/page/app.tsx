@@ -1,0 +1,147 @@
+/** The page around its views: where to go, what is served, what must be known of it everywhere. */
+import { useEffect, useState } from 'preact/hooks';
+import type { IndexFacts } from '../api.ts';
+import { useAsk } from './ask.ts';
+import { askIndex, type ProblemError, session } from './client.ts';
+import { count, counted } from './format.ts';
+import { DropZone } from './parts/drop-zone.tsx';
+import { Help } from './parts/help.tsx';
+import { Icon, type IconName } from './parts/icon.tsx';
+import { CommandLine, Notice, ProblemNotice } from './parts/notice.tsx';
+import { TokenForm } from './parts/token-form.tsx';
+import { route, type View, views } from './route.ts';
+import { useStore } from './store.ts';
+import { theme, toggleTheme } from './theme.ts';
+import { SearchView } from './views/search.tsx';
+
+const viewNames: Record<View, [string, IconName]> = {
+  search: ['Search', 'search'],
+};
+
+/** `problem`: of the token that the address had. */
+export function App({ problem }: { problem: ProblemError | undefined }) {
+  const isWanted = useStore(session) === 'wanted';
+  return isWanted ? (
+    <main class="main">
+      <TokenForm problem={problem} />
+    </main>
+  ) : (
+    <Page />
+  );
+}
+
+function Page() {
+  const { view } = useStore(route);
+  const [isHelp, setHelp] = useState(false);
+  const { value: index, problem, retry } = useAsk('index', askIndex);
+  useKeys(() => setHelp(true));
+  useEffect(() => {
+    document.title = `${viewNames[view][0]} · lensmill`;
+  }, [view]);
+  return (
+    <>
+      {/* No link: the hash is the route's. */}
+      <button type="button" class="skip" onClick={() => document.getElementById('main')?.focus()}>
+        Skip to the content
+      </button>
+      <header class="top">
+        <a class="brand" href="#/search">
+          <img src="./icon.svg" width="24" height="24" alt="" />
+          lensmill
+        </a>
+        <nav class="nav" aria-label="Views">
+          {views.map((name) => (
+            <a key={name} href={`#/${name}`} aria-current={name === view ? 'page' : undefined}>
+              <Icon name={viewNames[name][1]} />
+              {viewNames[name][0]}
+            </a>
+          ))}
+        </nav>
+        <p class="served">{index && <Served index={index} />}</p>
+        <ThemeButton />
+        <button type="button" class="icon-button" aria-label="Keys and help" onClick={() => setHelp(true)}>
+          <Icon name="help" />
+        </button>
+      </header>
+      <main class="main" id="main" tabIndex={-1}>
+        {problem && <ProblemNotice problem={problem} retry={retry} />}
+        {index && <IndexNotices index={index} />}
+        {index && <SearchView index={index} />}
+      </main>
+      <DropZone />
+      {isHelp && <Help onClose={() => setHelp(false)} />}
+    </>
+  );
+}
+
+function Served({ index: { images, output, model } }: { index: IndexFacts }) {
+  return (
+    <span title={`${output}\n${model.ref}, ${model.precision}, ${model.dimension} dimensions`}>
+      {count(images)} images · {model.architecture}
+    </span>
+  );
+}
+
+/** What every result depends on. */
+function IndexNotices({ index: { model, unindexed, output } }: { index: IndexFacts }) {
+  return (
+    <>
+      {model.untrained && (
+        <Notice tone="warning">
+          <b>Untrained weights ({model.ref}).</b> Labels mean nothing, and scores show how alike pixels are,
+          at best.
+        </Notice>
+      )}
+      {unindexed.length > 0 && (
+        <Notice>
+          {counted(unindexed.length, 'finished run is', 'finished runs are')} not in the index yet (
+          {unindexed.slice(0, 3).join(', ')}
+          {unindexed.length > 3 && ' …'}). To add {unindexed.length === 1 ? 'it' : 'them'}, type{' '}
+          <CommandLine text={`lensmill build-index ${output}`} />
+        </Notice>
+      )}
+    </>
+  );
+}
+
+function ThemeButton() {
+  const isDark = useStore(theme) === 'dark';
+  return (
+    <button
+      type="button"
+      class="icon-button"
+      aria-label={isDark ? 'Light colours' : 'Dark colours'}
+      onClick={toggleTheme}
+    >
+      <Icon name={isDark ? 'sun' : 'moon'} />
+    </button>
+  );
+}
+
+/** Keys that work everywhere but in a field. */
+function useKeys(onHelp: () => void): void {
+  useEffect(() => {
+    const gone = new AbortController();
+    addEventListener(
+      'keydown',
+      (event) => {
+        const { target, key } = event;
+        const isTyping = target instanceof HTMLElement && target.matches('input, select, textarea, dialog *');
+        if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+        if (key === '?') onHelp();
+        else if (key === '/') focusFilters();
+        else return;
+        event.preventDefault();
+      },
+      { signal: gone.signal },
+    );
+    return () => gone.abort();
+  }, []);
+}
+
+function focusFilters(): void {
+  const first = document.querySelector<HTMLElement>('[data-first-filter]');
+  // On a small screen they are folded away.
+  if (first && !first.checkVisibility()) document.querySelector<HTMLElement>('.filters-toggle')?.click();
+  requestAnimationFrame(() => first?.focus());
+}

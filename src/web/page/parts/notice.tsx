@@ -1,0 +1,73 @@
+/** What there is to say: a problem with its way out, a notice with a command, an empty place. */
+import type { ComponentChildren } from 'preact';
+import type { ProblemError } from '../client.ts';
+import { Icon, type IconName } from './icon.tsx';
+
+/** Shown where it happened, in the server's words. */
+export function ProblemNotice({
+  problem,
+  retry,
+}: {
+  problem: ProblemError;
+  retry?: (() => void) | undefined;
+}) {
+  return (
+    <div class="notice notice-problem" role="alert" data-code={problem.code}>
+      <Icon name="warning" />
+      <p>{problem.message}</p>
+      {retry && (
+        <button type="button" class="button" onClick={retry}>
+          Try again
+        </button>
+      )}
+    </div>
+  );
+}
+
+export function Notice({
+  children,
+  tone = 'plain',
+}: {
+  children: ComponentChildren;
+  tone?: 'plain' | 'warning';
+}) {
+  return (
+    <div class={`notice notice-${tone}`} role="note">
+      {tone === 'warning' && <Icon name="warning" />}
+      <p>{children}</p>
+    </div>
+  );
+}
+
+export function Empty({
+  icon,
+  title,
+  children,
+}: {
+  icon: IconName;
+  title: string;
+  children?: ComponentChildren;
+}) {
+  return (
+    <div class="empty">
+      <Icon name={icon} />
+      <h2>{title}</h2>
+      <div class="empty-text">{children}</div>
+    </div>
+  );
+}
+
+/** A command to type, with a button that copies it. */
+export function CommandLine({ text }: { text: string }) {
+  return (
+    <span class="command">
+      <code>{text}</code>
+      {/* Only where the page is served over https, or from this machine. */}
+      {navigator.clipboard && (
+        <button type="button" class="command-copy" onClick={() => navigator.clipboard.writeText(text)}>
+          Copy
+        </button>
+      )}
+    </span>
+  );
+}
