@@ -2,7 +2,7 @@
  * Pixels → embeddings and predictions: ONNX Runtime's one door.
  *
  * `run` BLOCKS its thread for as long as the model takes, so this file is used from the inference thread
- * (workers/inference.ts), and by nobody who must answer meanwhile. Ending a process or a thread in the middle of a run
+ * (workers/inference.ts), and by nobody who must answer meanwhile; of products, who must answer asks for few at once. Ending a process or a thread in the middle of a run
  * aborts the process: release first, then end.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -113,6 +113,29 @@ async function openGraph({ modelPath, device, batch, crop, threads }: SessionOpt
       return session.run({ images }).catch((error: unknown) => {
         throw isOutOfMemory(error) ? new OutOfMemory(error) : error;
       });
+    },
+    release: () => session.release(),
+  };
+}
+
+/** Multiplies rows by rows on this machine's cores. */
+export interface Products {
+  /** [m × n]: each of the m rows `left` with each of the n rows `right`. */
+  of(left: Float32Array, right: Float32Array): Promise<Float32Array>;
+  release(): Promise<void>;
+}
+
+/** `graph`: that of `productsGraph(dimension)`. */
+export async function openProducts(graph: Uint8Array, dimension: number): Promise<Products> {
+  const session = await InferenceSession.create(graph, {
+    extra: { session: { intra_op: { allow_spinning: '0' } } },
+  });
+  const tensorOf = (rows: Float32Array): Tensor =>
+    new Tensor('float32', rows, [rows.length / dimension, dimension]);
+  return {
+    async of(left, right) {
+      const { products } = await session.run({ left: tensorOf(left), right: tensorOf(right) });
+      return products?.data as Float32Array; // the graph's own output type
     },
     release: () => session.release(),
   };
