@@ -3,7 +3,7 @@
  * Trusts only the store; may run twice, or in two places at once, to the same end.
  */
 import pMap from 'p-map';
-import { listParts } from './committed.ts';
+import { type CommittedPart, listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
 import { addFailures, type PartFooter, readPartFooter } from './part-footer.ts';
@@ -13,11 +13,27 @@ import type { Store } from './stores/store.ts';
 
 const concurrency = 16;
 
+export interface PartFacts {
+  footer: PartFooter;
+  sha256: string;
+}
+
+/** What `finalizeRun` asks of each part. A store of files has to read all of it. */
+export async function readPartFacts(store: Store, { key, size }: CommittedPart): Promise<PartFacts> {
+  const [footer, facts] = await Promise.all([readPartFooter(store, key, size), store.head(key)]);
+  if (!facts) throw new Error(`${key} disappeared`);
+  return { footer, sha256: facts.sha256 };
+}
+
 /**
  * The run's success: the one that stands, be it another finalizer's, else one made here. Throws where a shard has no part
- * yet, or a part does not hold what the plan asks for.
+ * yet, or a part does not hold what the plan asks for. `readFacts`: `readPartFacts`, wherever that may take its time.
  */
-export async function finalizeRun(store: Store, run: Run): Promise<Success> {
+export async function finalizeRun(
+  store: Store,
+  run: Run,
+  readFacts = (part: CommittedPart): Promise<PartFacts> => readPartFacts(store, part),
+): Promise<Success> {
   const done = await findSuccess(store, run.run);
   if (done) return done;
 
@@ -32,11 +48,7 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
     async (rows, shard): Promise<Success['parts'][number] & Pick<PartFooter, 'failures' | 'reused'>> => {
       const part = parts.get(shard);
       if (!part) throw new Error(`run ${run.run} is not complete: shard ${shard} has no part`);
-      const [footer, facts] = await Promise.all([
-        readPartFooter(store, part.key, part.size),
-        store.head(part.key),
-      ]);
-      if (!facts) throw new Error(`${part.key} disappeared`);
+      const { footer, sha256 } = await readFacts(part);
       const isOfRun = footer.run === run.run && footer.fingerprint === run.model.fingerprint;
       if (footer.rows !== rows || footer.shard !== shard || !isOfRun) {
         throw new Error(
@@ -52,7 +64,7 @@ export async function finalizeRun(store: Store, run: Run): Promise<Success> {
         failed,
         gone,
         bytes: part.size,
-        sha256: facts.sha256,
+        sha256,
         failures,
         reused,
       };

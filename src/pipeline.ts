@@ -1,6 +1,6 @@
 /** A shard's whole way: plan → fetch → decode → batch → infer → write → commit. */
 import type { Batcher, EmbeddedShard } from './batch.ts';
-import { type CommitResult, commitPart } from './commit.ts';
+import type { CommitResult } from './commit.ts';
 import { type CommittedPart, findPart } from './committed.ts';
 import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
 import { partKey } from './layout.ts';
@@ -36,12 +36,18 @@ export interface ShardReport {
 export interface PipelineParts {
   store: Store;
   batcher: Batcher;
-  /** The step "write", in a thread of its own. */
-  encode(...rows: Parameters<typeof encodePart>): Promise<Uint8Array>;
+  /** The step "write". What it makes stays where it was made, such as a thread of its own, until it is committed or dropped. */
+  encode(...rows: Parameters<typeof encodePart>): Promise<EncodedPart>;
   /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
   provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch' | 'decoder'>;
   /** A shard's part stands; `places` says where its bytes are in the table of bytes met. */
   onPart?: (run: string, key: string, places: Int32Array) => void;
+}
+
+export interface EncodedPart {
+  /** As `commitPart`. */
+  commit(): Promise<CommitResult>;
+  drop(): void;
 }
 
 export interface Pipeline {
@@ -79,9 +85,14 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
       atStep('part encoded', run.run, shard);
       // The last moment to notice that the shard is another worker's by now. Who is stopped between here and the request
       // is late, and a late request creates nothing: the other worker's part has the key.
-      lease.check();
+      try {
+        lease.check();
+      } catch (error) {
+        part.drop();
+        throw error;
+      }
       atStep('lease checked', run.run, shard);
-      const commit = await ofStore(commitPart(store, run.run, shard, part));
+      const commit = await ofStore(part.commit());
       atStep('part created', run.run, shard);
       if (store.conditional) onPart?.(run.run, partKey(run.run, shard), rows.places);
       const { fetchMs, decodeMs, inferMs, reused } = rows;

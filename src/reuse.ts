@@ -34,6 +34,10 @@ export interface Reuse {
   addPart(key: string, places: Int32Array): void;
 }
 
+interface KeptRow extends Pick<KnownRow, 'outcome' | 'device'> {
+  at: number;
+}
+
 /** Rows in memory, 8 KB each. */
 const keptRows = 4096;
 /** Parts in memory, 8 MB each: who finds a moved or repacked archive finds its images in the order of the parts. */
@@ -52,8 +56,16 @@ export async function openReuse(
   const partKeys: string[] = [];
   /** By place: the index in `partKeys` and the row there, as part × 2^16 + row + 1; 0 where there is none. */
   const rowsAt = new Float64Array(seen.byteLength / 8);
-  /** By place; what was asked for last is last. */
-  const latest = new Map<number, KnownRow>();
+  /** By place, where in `memory` it is; what was asked for last is last. */
+  const latest = new Map<number, KeptRow>();
+  const { topK } = run;
+  const { dimension } = run.model;
+  // In one piece: thousands of small ones cost the garbage collector more than all else that is done here.
+  const memory = {
+    embeddings: new Float32Array(keptRows * dimension),
+    scores: new Float32Array(keptRows * topK),
+    labels: new Int32Array(keptRows * topK),
+  };
   const tables = new Map<string, Promise<PartTable | undefined>>();
 
   await loadRuns();
@@ -64,38 +76,39 @@ export async function openReuse(
       const kept = latest.get(place);
       // A picture that comes again and again stays.
       if (kept) keep(place, kept);
-      const row = kept ?? (await readRow(place));
+      const row = kept ? rowAt(kept) : await readRow(place);
       return row?.outcome.sha256 === sha256 ? row : undefined;
     },
-    remember(place, { embedding, scores, labels, ...facts }) {
-      const room = latest.size < keptRows ? makeRoom() : dropOldest();
-      room.embedding.set(embedding);
-      room.scores.set(scores);
-      room.labels.set(labels);
-      keep(place, { ...room, ...facts });
+    remember(place, { embedding, scores, labels, outcome, device }) {
+      const at = latest.get(place)?.at ?? (latest.size < keptRows ? latest.size : dropOldest());
+      memory.embeddings.set(embedding, at * dimension);
+      memory.scores.set(scores, at * topK);
+      memory.labels.set(labels, at * topK);
+      keep(place, { at, outcome, device });
     },
     addPart,
   };
 
-  function keep(place: number, row: KnownRow): void {
+  function keep(place: number, row: KeptRow): void {
     latest.delete(place);
     latest.set(place, row);
   }
 
-  function makeRoom(): Pick<KnownRow, 'embedding' | 'scores' | 'labels'> {
-    const { topK, model } = run;
-    return {
-      embedding: new Float32Array(model.dimension),
-      scores: new Float32Array(topK),
-      labels: new Int32Array(topK),
-    };
+  /** Gives its memory to be used again. */
+  function dropOldest(): number {
+    const [place, { at }] = latest.entries().next().value as [number, KeptRow]; // it is full
+    latest.delete(place);
+    return at;
   }
 
-  /** Gives its memory to be used again: allocating 8 KB costs more than copying them. */
-  function dropOldest(): KnownRow {
-    const [place, row] = latest.entries().next().value as [number, KnownRow]; // it is full
-    latest.delete(place);
-    return row;
+  function rowAt({ at, outcome, device }: KeptRow): KnownRow {
+    return {
+      outcome,
+      embedding: memory.embeddings.subarray(at * dimension, (at + 1) * dimension),
+      scores: memory.scores.subarray(at * topK, (at + 1) * topK),
+      labels: memory.labels.subarray(at * topK, (at + 1) * topK),
+      device,
+    };
   }
 
   function addPart(key: string, places: Int32Array): void {

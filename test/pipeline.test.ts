@@ -1,5 +1,6 @@
 import { beforeEach, expect, test } from 'vitest';
 import { type FilledSlot, openBatcher } from '../src/batch.ts';
+import { commitPart } from '../src/commit.ts';
 import { ConfigError } from '../src/errors.ts';
 import { type Lease, LeaseLost, openLease } from '../src/lease.ts';
 import { encodePart } from '../src/part.ts';
@@ -76,7 +77,11 @@ function pipelineOf(
   return openPipeline({
     store: output,
     batcher,
-    encode: async (...rows) => encodePart(...rows),
+    encode: async (...rows) => {
+      const part = encodePart(...rows);
+      const [, { run, shard }] = rows;
+      return { commit: () => commitPart(output, run, shard, part), drop: () => undefined };
+    },
     provenance: () => ({ lensmill: run.lensmill, device: 'cpu', batch: 8 }),
   });
 }

@@ -5,7 +5,6 @@ import { describeDecoder } from '../src/decode.ts';
 import { type Device, requirePrecision } from '../src/devices/device.ts';
 import { requireRealDevice } from '../src/devices/sleep.ts';
 import type { Measures } from '../src/measures.ts';
-import type { PipelineParts } from '../src/pipeline.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run } from '../src/run.ts';
 import type { Settings } from '../src/settings.ts';
@@ -16,8 +15,7 @@ import type { InferenceOptions, InferenceReply, InferenceRequest } from './infer
 import type { LaneReply } from './lane.ts';
 import { countLanes, openLanes } from './lanes.ts';
 import { makeSlot, type Slot, slotsPerSession } from './slot.ts';
-import { openThread, openThreads } from './thread.ts';
-import type { WriterReply, WriterRequest } from './writer.ts';
+import { openThreads } from './thread.ts';
 
 /** What a user says of the device and of the way to it; 0 for `batch`, `lanes`, `sessions` or `threads`: what suits the device. */
 export type EngineSettings = Pick<
@@ -55,7 +53,6 @@ export type EngineMeasures = Pick<
 
 export interface Engine {
   readonly batcher: Batcher;
-  readonly encode: PipelineParts['encode'];
   /** Images per run of the model; less than asked for once the device ran out of memory. */
   readonly batch: number;
   /** Rejects when a thread is lost, as by a decoder that hangs: the process must end then. */
@@ -112,7 +109,6 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
   const lanes = openLanes(laneCount, slots, settings);
-  const writer = openThread<WriterRequest, WriterReply>('writer', undefined);
   const announced = new Map<string, Promise<unknown>>();
   const memoryOf = new Map<string, Promise<Reuse>>();
   /** By run, once it is announced. */
@@ -126,7 +122,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const cautiousUntil = performance.now() + options.cautiousMs;
 
   const close = async (): Promise<void> => {
-    await Promise.all([sessions.close(), lanes.close(), writer.close()]);
+    await Promise.all([sessions.close(), lanes.close()]);
   };
   try {
     await sessions.callAll({ kind: 'open' });
@@ -178,8 +174,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     get batch() {
       return smallestBatch;
     },
-    encode: (...rows) => writer.call(rows),
-    lost: Promise.race([sessions.lost, lanes.lost, writer.lost]),
+    lost: Promise.race([sessions.lost, lanes.lost]),
     lanes: laneCount,
     arrangement,
     decoder: decoding.decoder,

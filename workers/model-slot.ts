@@ -7,10 +7,12 @@ import { needsOf, type Run, type RunNeeds } from '../src/run.ts';
 import type { Store } from '../src/stores/store.ts';
 import { version } from '../src/version.ts';
 import { type Engine, type EngineSettings, openEngine } from './engine.ts';
+import type { PartWriter } from './part-writer.ts';
 import type { Tally } from './tally.ts';
 
 export interface ModelSlotOptions {
   store: Store;
+  writer: Pick<PartWriter, 'encode'>;
   device: Device;
   settings: EngineSettings;
   /** As `EngineOptions` has it. */
@@ -33,6 +35,7 @@ export interface ModelSlot {
 /** Opens nothing yet. */
 export function openModelSlot({
   store,
+  writer,
   device,
   settings,
   cautiousMs,
@@ -51,11 +54,11 @@ export function openModelSlot({
     const opened = await openEngine(store, run, { device, settings, cautiousMs, onNotice });
     opened.lost.catch(onLost);
     tally.watch(opened);
-    const { arrangement, lanes, decoder, batcher, encode } = opened;
+    const { arrangement, lanes, decoder, batcher } = opened;
     pipeline = openPipeline({
       store,
       batcher: { embed: (...shard) => tally.during('embed', () => batcher.embed(...shard)) },
-      encode,
+      encode: writer.encode,
       onPart: opened.addPart,
       provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch, decoder }),
     });

@@ -26,6 +26,7 @@ import type { Store } from '../src/stores/store.ts';
 import { reportThroughput } from '../src/throughput.ts';
 import type { EngineSettings } from './engine.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';
+import { openPartWriter, type PartWriter } from './part-writer.ts';
 import { openTally, type Tally } from './tally.ts';
 import { portableOf } from './thread.ts';
 
@@ -74,18 +75,24 @@ async function work(options: WorkerOptions): Promise<void> {
   const { device, reason } = resolveDevice(settings.device);
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
 
-  const store = openStore(options.output, s3OptionsOf(settings));
-  const { cautiousMs } = options;
+  const { output, cautiousMs } = options;
+  const s3 = s3OptionsOf(settings);
+  const store = openStore(output, s3);
   // A process that was started for a run has been loading since its start.
   const loadedMs = options.run === undefined ? 0 : performance.now();
   const tally = openTally({ loadedMs, shardsAtOnce: shardsInFlight });
-  const models = openModelSlot({ store, device, settings, cautiousMs, log, tally, onLost: crash });
+  let writer: PartWriter | undefined;
+  let models: ModelSlot | undefined;
   try {
     await store.probe();
+    writer = openPartWriter({ output, s3, conditional: store.conditional });
+    writer.lost.catch(crash);
+    models = openModelSlot({ store, writer, device, settings, cautiousMs, log, tally, onLost: crash });
     if (options.run !== undefined) await models.pipelineFor(await readRun(store, options.run));
-    if (!stop.signal.aborted) await consumeUntil(stop, options, store, models, tally, log);
+    if (!stop.signal.aborted) await consumeUntil(stop, options, { store, writer, models, tally, log });
   } finally {
-    await models.close();
+    await models?.close();
+    await writer?.close();
     await store.close();
   }
 }
@@ -93,11 +100,9 @@ async function work(options: WorkerOptions): Promise<void> {
 async function consumeUntil(
   stop: StopRequest,
   options: WorkerOptions,
-  store: Store,
-  models: ModelSlot,
-  tally: Tally,
-  log: Logger,
+  parts: { store: Store; writer: PartWriter; models: ModelSlot; tally: Tally; log: Logger },
 ): Promise<void> {
+  const { store, writer, models, tally, log } = parts;
   const address = { redisUrl: options.redisUrl, name: options.queue };
   const queue = openQueue(address);
   const broken = Promise.withResolvers<void>();
@@ -134,7 +139,9 @@ async function consumeUntil(
       },
       async onFinalize(id) {
         atStep('finalize taken', id);
-        const { items, ok, failed } = await ofStore(runOf(id).then((run) => finalizeRun(store, run)));
+        const { items, ok, failed } = await ofStore(
+          runOf(id).then((run) => finalizeRun(store, run, writer.readFacts)),
+        );
         const throughput = reportThroughput((await queue.progress(id)).measures);
         log.info({ run: id, items, ok, failed, limit: throughput?.verdict }, 'run done');
       },

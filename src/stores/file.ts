@@ -10,7 +10,6 @@
  * not mend it: breaking a dead writer's lock is the same race again.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import pMap from 'p-map';
@@ -25,19 +24,22 @@ const staleMs = 3_600_000;
 export interface FileStoreOptions {
   /** `link(2)`; tests put one here that fails as FAT's does. */
   linkFile?: typeof link;
+  /** As an earlier `probe` found it. */
+  conditional?: boolean;
 }
 
 export class FileStore implements Store {
   readonly uri: string;
   readonly #root: string;
   readonly #linkFile: typeof link;
-  #conditional = false;
+  #conditional: boolean;
 
   /** `root` is an absolute path. */
-  constructor(root: string, { linkFile = link }: FileStoreOptions = {}) {
+  constructor(root: string, { linkFile = link, conditional = false }: FileStoreOptions = {}) {
     this.uri = fileUri(rawOfText(root));
     this.#root = root;
     this.#linkFile = linkFile;
+    this.#conditional = conditional;
   }
 
   get conditional(): boolean {
@@ -103,13 +105,19 @@ export class FileStore implements Store {
   async head(key: string): Promise<ObjectFacts | undefined> {
     const path = this.#pathOf(key);
     return unlessAbsent(path, async () => {
-      const hash = createHash('sha256');
-      let size = 0;
-      for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
-        hash.update(chunk);
-        size += chunk.length;
+      const file = await open(path, 'r');
+      try {
+        const hash = createHash('sha256');
+        const buffer = Buffer.allocUnsafeSlow(1 << 20);
+        for (let size = 0; ; ) {
+          const { bytesRead } = await file.read(buffer, 0, buffer.length, size);
+          if (bytesRead === 0) return { size, sha256: hash.digest('hex') };
+          hash.update(buffer.subarray(0, bytesRead));
+          size += bytesRead;
+        }
+      } finally {
+        await file.close();
       }
-      return { size, sha256: hash.digest('hex') };
     });
   }
 

@@ -16,9 +16,10 @@ export class S3Store implements Store {
   /** `undefined` until `probe` knows; the condition is sent meanwhile. */
   #conditional: boolean | undefined;
 
-  /** Throws ConfigError: 'bad-uri', 'bad-endpoint'. */
-  constructor(uri: string, options: S3Options) {
+  /** `known`: as an earlier `probe` found it. Throws ConfigError: 'bad-uri', 'bad-endpoint'. */
+  constructor(uri: string, options: S3Options, known?: { conditional: boolean }) {
     this.#bucket = new Bucket(uri, options);
+    this.#conditional = known?.conditional;
     this.uri = this.#bucket.uri;
   }
 

@@ -1,0 +1,38 @@
+/** The writer thread (writer.ts), as the main thread speaks to it. */
+import type { CommitResult } from '../src/commit.ts';
+import type { CommittedPart } from '../src/committed.ts';
+import type { PartFacts } from '../src/finalize.ts';
+import type { PipelineParts } from '../src/pipeline.ts';
+import { openThread } from './thread.ts';
+import type { WriterOptions, WriterReply, WriterRequest } from './writer.ts';
+
+export interface PartWriter {
+  encode: PipelineParts['encode'];
+  /** As `readPartFacts`. */
+  readFacts(part: CommittedPart): Promise<PartFacts>;
+  /** Rejects when the thread is lost: the process must end then. */
+  readonly lost: Promise<never>;
+  /** Lets what is under way end. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+/** Over a store that was probed. */
+export function openPartWriter(options: WriterOptions): PartWriter {
+  const thread = openThread<WriterRequest, WriterReply>('writer', options);
+  let parts = 0;
+  return {
+    async encode(...rows) {
+      const part = parts++;
+      await thread.call({ kind: 'encode', part, rows });
+      const [, { run, shard }] = rows;
+      return {
+        // It answers as it was asked.
+        commit: () => thread.call({ kind: 'commit', part, run, shard }) as Promise<CommitResult>,
+        drop: () => void thread.call({ kind: 'drop', part }).catch(() => undefined), // lost with its thread
+      };
+    },
+    readFacts: (part) => thread.call({ kind: 'read', part }) as Promise<PartFacts>,
+    lost: thread.lost,
+    close: () => thread.close(),
+  };
+}
