@@ -19,7 +19,8 @@ interface Setting<T> {
   parse: z.ZodType<T>;
   /** As a user would type it; `undefined` where the setting may stay unset. */
   default: string | undefined;
-  secret?: true;
+  /** What of it is not printed: all, or the password of a URL. */
+  secret?: 'whole' | 'password';
 }
 
 const text = z.string().min(1);
@@ -64,7 +65,7 @@ export const settingsTable = {
     help: 'redis://, rediss:// or a socket path; unset: a private redis-server that lives as long as the command',
     parse: text.optional(),
     default: undefined,
-    secret: true,
+    secret: 'password',
   }),
   queue: setting({
     flag: '--queue <name>',
@@ -355,6 +356,39 @@ export const settingsTable = {
     parse: z.coerce.number().min(0).optional(),
     default: undefined,
   }),
+  host: setting({
+    flag: '--host <address>',
+    env: 'LENSMILL_HOST',
+    help: 'address that `lensmill serve` listens at; where it is not this machine alone, TLS belongs before it',
+    parse: text,
+    default: '127.0.0.1',
+  }),
+  port: setting({
+    flag: '--port <n>',
+    env: 'LENSMILL_PORT',
+    help: 'port that it listens at; 0: any that is free',
+    parse: countOrZero.max(65535),
+    default: '8152',
+  }),
+  token: setting({
+    flag: '--token <text>',
+    env: 'LENSMILL_TOKEN',
+    help: 'what it asks of whoever connects: 16 or more letters, digits and - . _ ~ + /; unset: a new one each time',
+    // What a Bearer header may hold: RFC 6750, section 2.1.
+    parse: z
+      .string()
+      .regex(/^[A-Za-z0-9._~+/-]{16,256}$/, 'expected 16 or more letters, digits and - . _ ~ + /')
+      .optional(),
+    default: undefined,
+    secret: 'whole',
+  }),
+  maxUploadBytes: setting({
+    flag: '--max-upload <size>',
+    env: 'LENSMILL_MAX_UPLOAD',
+    help: 'larger pictures are not taken to search by',
+    parse: byteSize,
+    default: '16MB',
+  }),
   cacheDir: setting({
     flag: '--cache <folder>',
     env: 'LENSMILL_CACHE',
@@ -414,7 +448,7 @@ export function resolveSettings(
       }[origin];
       throw new ConfigError(
         'bad-setting',
-        `${where}: ${parsed.error.issues[0]?.message} (got ${JSON.stringify(raw)})`,
+        `${where}: ${parsed.error.issues[0]?.message} (got ${JSON.stringify(shownSetting(name, raw))})`,
       );
     }
     values[name] = parsed.data;
@@ -450,6 +484,13 @@ export function readSettingsFile(path: string, required: boolean): Record<string
 }
 
 export const settingNames = Object.keys(settingsTable) as SettingName[];
+
+/** For printing. */
+export function shownSetting(name: SettingName, value: unknown): unknown {
+  const { secret } = settingsTable[name];
+  if (secret === 'whole') return value === undefined ? value : '***';
+  return secret === 'password' ? hideSecrets(value) : value;
+}
 
 /** For printing: passwords in URLs become `***`. */
 export function hideSecrets(value: unknown): unknown {

@@ -7,6 +7,7 @@ import {
   resolveSettings,
   settingNames,
   settingsTable,
+  shownSetting,
 } from '../src/settings.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -59,6 +60,9 @@ test('a settings file with an unknown name is refused: a typing mistake is no si
 test('passwords are not printed', () => {
   expect(hideSecrets('rediss://user:s3cret@host:6379/1')).toBe('rediss://user:***@host:6379/1');
   expect(hideSecrets('/tmp/redis.sock')).toBe('/tmp/redis.sock');
+  expect(shownSetting('token', 'a-token-of-my-own')).toBe('***');
+  expect(shownSetting('token', undefined)).toBeUndefined();
+  expect(() => resolveSettings({}, { LENSMILL_TOKEN: 'too short' }, {})).toThrow(/^((?!too short).)*$/);
 });
 
 test("the README's table is this table: on failure, paste what is expected", () => {

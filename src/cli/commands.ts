@@ -14,6 +14,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   verify: async () => (await import('./verify.ts')).addVerifyCommand,
   certify: async () => (await import('./certify.ts')).addCertifyCommand,
   export: async () => (await import('./export.ts')).addExportCommand,
+  serve: async () => (await import('./serve.ts')).addServeCommand,
   get: async () => (await import('./get.ts')).addGetCommand,
   model: async () => (await import('./model.ts')).addModelCommands,
   tune: async () => (await import('./tune.ts')).addTuneCommand,

@@ -11,7 +11,7 @@ import { presets } from '../models/presets.ts';
 import { hubFromEnv } from '../models/pull.ts';
 import { checkRedis } from '../queue.ts';
 import { startPrivateRedis } from '../redis-server.ts';
-import { hideSecrets, type Settings, s3OptionsOf, settingNames, settingsTable } from '../settings.ts';
+import { hideSecrets, type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import { version } from '../version.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
@@ -44,7 +44,7 @@ export function addDoctorCommand(program: Command): void {
       ];
       const values = settingNames.map((name) => ({
         name,
-        value: settingsTable[name].secret ? hideSecrets(settings[name]) : settings[name],
+        value: shownSetting(name, settings[name]),
         origin: origins[name],
       }));
       print(

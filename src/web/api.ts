@@ -4,8 +4,11 @@
  */
 import { z } from 'zod';
 
+/** As keys are in an index; anything else is none, and not looked up. */
+export const key = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hexadecimal digits');
+
 export const image = z.object({
-  key: z.string().describe('names the image in this index; 32 hex digits'),
+  key: key.describe('names the image in this index; 32 hex digits'),
   id: z.string(),
   uri: z.string(),
   run: z.string(),
@@ -21,19 +24,19 @@ export const image = z.object({
 });
 export const hit = image.extend({ score: z.number().describe('cosine to what was searched for') });
 
-export const filter = z.object({
-  labels: z.array(z.int()).optional().describe('one of these is among its labels'),
+export const filter = z.strictObject({
+  labels: z.array(z.int().min(0)).max(1000).optional().describe('one of these is among its labels'),
   prefix: z.string().max(2048).optional().describe('its id starts with this'),
-  runs: z.array(z.string()).max(100).optional(),
-  minBytes: z.int().optional(),
-  maxBytes: z.int().optional(),
-  minSide: z.int().optional().describe('pixels of its shorter side, at least'),
+  runs: z.array(z.string().max(200)).max(100).optional(),
+  minBytes: z.int().min(0).optional(),
+  maxBytes: z.int().min(0).optional(),
+  minSide: z.int().min(0).optional().describe('pixels of its shorter side, at least'),
   since: z.iso.datetime().optional().describe('its run was claimed at this time or later'),
   before: z.iso.datetime().optional(),
 });
 
-export const searchQuery = z.object({
-  keys: z.array(z.string()).max(32).default([]).describe('images of the index to search by'),
+export const searchQuery = z.strictObject({
+  keys: z.array(key).max(32).default([]).describe('images of the index to search by'),
   k: z.int().min(1).max(500).default(40),
   minScore: z.number().min(-1).max(1).optional(),
   filter: filter.default({}),
@@ -43,6 +46,9 @@ export const searchResult = z.object({
   pictures: z
     .array(z.object({ name: z.string(), labels: image.shape.labels }))
     .describe('what the model sees in the pictures that were uploaded'),
+  refused: z
+    .array(z.object({ name: z.string(), code: z.string(), message: z.string() }))
+    .describe('pictures that could not be searched by; where none could, the answer is a problem'),
   took: z.object({ embedMs: z.number(), searchMs: z.number() }),
 });
 
@@ -109,6 +115,7 @@ export const runFacts = z.object({
   items: z.int(),
   done: z.int().describe('images that are done, as far as is known'),
   failed: z.int(),
+  mended: z.int().describe('of those, the ones that a finished retry has embedded'),
   failures: z.record(z.string(), z.int()).describe('failed images by reason; of a finished run'),
   throughput: z
     .object({
@@ -140,6 +147,7 @@ export type Image = z.infer<typeof image>;
 export type HitReply = z.infer<typeof hit>;
 export type FilterQuery = z.infer<typeof filter>;
 export type SearchQuery = z.input<typeof searchQuery>;
+export type SearchAsked = z.output<typeof searchQuery>;
 export type SearchResult = z.infer<typeof searchResult>;
 export type IndexFacts = z.infer<typeof indexFacts>;
 export type LabelCounts = z.infer<typeof labelCounts>;

@@ -1,0 +1,124 @@
+/** `lensmill serve`: the API and the page of an output, until it is stopped. */
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import type { Command } from 'commander';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { errnoOf } from '../errno.ts';
+import { ConfigError, messageOf } from '../errors.ts';
+import { checkRedis } from '../queue.ts';
+import { s3OptionsOf } from '../settings.ts';
+import { isLoopback, newToken } from '../web/access.ts';
+import { openServer } from '../web/server.ts';
+import { addCommand, type Context, exitCodes } from './command.ts';
+import { queueOf } from './drive.ts';
+import { placeSettings, readSettings } from './option-groups.ts';
+import { openOutput } from './output.ts';
+
+export function addServeCommand(program: Command): void {
+  addCommand(program, 'serve', {
+    summary: "serve an output's page and API: search, duplicates, runs, a map; until it is stopped",
+    arguments: [['[output]', 'the output (default: --output)']],
+    settings: [
+      'output',
+      'host',
+      'port',
+      'token',
+      'maxUploadBytes',
+      'redis',
+      'queue',
+      'pricePerHour',
+      'device',
+      'threads',
+      'decoder',
+      'readTimeoutMs',
+      ...readSettings,
+      ...placeSettings,
+    ],
+    options: [
+      ['--run <id>', 'the index that holds the rows of this run, where there are several'],
+      ['--fingerprint <hex>', 'the index of this model, where there are several; its first digits will do'],
+    ],
+    examples: [
+      'lensmill serve ./index',
+      'LENSMILL_TOKEN=… lensmill serve s3://indexes/photos --host 0.0.0.0 --redis redis://queue:6379',
+    ],
+    async act(context, [output], { run, fingerprint }) {
+      const { log, terminal, print } = context;
+      const settings = { ...context.settings, output: output ?? context.settings.output };
+      const { host, port, token = newToken() } = settings;
+      const { device } = resolveDevice(settings.device);
+      const store = await openOutput(settings);
+      try {
+        const server = await openServer({
+          store,
+          index: {
+            s3: s3OptionsOf(settings),
+            ...(typeof run === 'string' && { run }),
+            ...(typeof fingerprint === 'string' && { fingerprint }),
+          },
+          device,
+          settings,
+          host,
+          token,
+          queue: await queueAddress({ ...context, settings }, queueOf(settings, store)),
+          log,
+        });
+        try {
+          await server.listen({ host, port }).catch((error) => {
+            throw explainListening(error, host, port);
+          });
+          if (!isLoopback(host)) {
+            log.warn(
+              { host },
+              'others can connect, and all that they send can be read on the way: put TLS before it (docs/api.md)',
+            );
+          }
+          const { port: bound } = server.server.address() as AddressInfo; // it listens at a port
+          const url = `http://${host.includes(':') ? `[${host}]` : host}:${bound}/#token=${token}`;
+          print({ url, output: store.uri }, `${store.uri} is served at\n  ${url}\nStop it with Ctrl-C.`);
+          if (!context.interrupted.aborted) await once(context.interrupted, 'abort');
+          terminal.show(undefined);
+          return exitCodes.done;
+        } finally {
+          await server.close();
+        }
+      } finally {
+        await store.close();
+      }
+    },
+  });
+}
+
+/** Where runs under way are looked up. A Redis that is away now may come later: it is no reason not to serve. */
+async function queueAddress({ settings, log }: Context, name: string) {
+  if (settings.redis === undefined) return undefined;
+  await checkRedis(settings.redis).catch((error) =>
+    log.warn({ error: messageOf(error) }, 'runs are shown by the store until Redis answers'),
+  );
+  return { redisUrl: settings.redis, name };
+}
+
+function explainListening(error: unknown, host: string, port: number): unknown {
+  const answers: Record<string, readonly [code: string, message: string]> = {
+    EADDRINUSE: [
+      'port-in-use',
+      `--port: something listens at ${host}:${port} already; another server of an output wants another --port, or 0 for any`,
+    ],
+    EACCES: [
+      'port-refused',
+      `--port: this user may not listen at ${port}; ports above 1023 are for everybody`,
+    ],
+    EADDRNOTAVAIL: [
+      'no-such-address',
+      `--host: '${host}' is no address of this machine; 127.0.0.1 and 0.0.0.0 always are`,
+    ],
+    ENOTFOUND: [
+      'no-such-address',
+      `--host: '${host}' is no address of this machine; 127.0.0.1 and 0.0.0.0 always are`,
+    ],
+  };
+  const [code, message] = answers[errnoOf(error) ?? ''] ?? [];
+  return code !== undefined && message !== undefined
+    ? new ConfigError(code, message, { cause: error })
+    : error;
+}

@@ -1,0 +1,222 @@
+/**
+ * The API and the page of one output. A request passes, in this order: its Host, the token or the cookie, the rate, its schema;
+ * then its route does it (session, images, search, runs, map). What fails is a `problem`, whatever it was.
+ */
+import helmet from '@fastify/helmet';
+import multipart from '@fastify/multipart';
+import rateLimit from '@fastify/rate-limit';
+import swagger from '@fastify/swagger';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import {
+  jsonSchemaTransform,
+  jsonSchemaTransformObject,
+  serializerCompiler,
+  validatorCompiler,
+} from 'fastify-type-provider-zod';
+import type { EmbedderSettings } from '../../workers/embedder.ts';
+import { openThumbnails, type ThumbnailSettings } from '../../workers/thumbnails.ts';
+import type { Device } from '../devices/device.ts';
+import { ConfigError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import type { QueueAddress } from '../queue.ts';
+import type { OpenIndexOptions } from '../search/open-index.ts';
+import type { Settings } from '../settings.ts';
+import type { Store } from '../stores/store.ts';
+import { version } from '../version.ts';
+import { isLoopback, namesThisMachine, openAccess } from './access.ts';
+import { openCurrentIndex } from './current-index.ts';
+import { imageRoutes } from './images.ts';
+import { pageRoutes } from './page.ts';
+import { problemOf, Refusal } from './problems.ts';
+import { openProgress } from './run-progress.ts';
+import { openRunWatch } from './run-watch.ts';
+import { runRoutes } from './runs.ts';
+import { searchRoutes } from './search.ts';
+import type { Serving } from './serving.ts';
+import { sessionRoutes } from './session.ts';
+import { openSharedEmbedder } from './shared-embedder.ts';
+import { openThumbnailCache } from './thumbnails.ts';
+
+export interface ServerOptions {
+  store: Store;
+  /** Which of its indexes, and how it is read. */
+  index: OpenIndexOptions;
+  /** What pictures that are searched by are embedded on. */
+  device: Device;
+  settings: EmbedderSettings & ThumbnailSettings & Pick<Settings, 'maxUploadBytes' | 'pricePerHour'>;
+  /** Where it will listen: what reaches only this machine wants to be called by a name of this machine. */
+  host: string;
+  token: string;
+  /** Where runs under way are looked up; else only the store tells of them. */
+  queue?: QueueAddress | undefined;
+  log: Logger;
+  /** Of the built page; else the one beside this module. */
+  pageFolder?: string;
+}
+
+/** A page that shows 500 thumbnails asks as many times at once. */
+const requestsPerMinute = 6_000;
+/** A token that is chosen badly must not be found by trying. */
+const wrongTokensPerMinute = 20;
+const maxBodyBytes = 256 * 1024;
+/** Of a whole request, with its pictures, over a slow line. */
+const requestMs = 300_000;
+
+/**
+ * Listens nowhere yet. `close` ends what goes on, and leaves the store open. Throws ConfigError 'which-index' where an output has
+ * indexes of several models and none is chosen; one that has none may get it later.
+ */
+export async function openServer({
+  store,
+  index,
+  device,
+  settings,
+  host,
+  token,
+  queue,
+  log,
+  pageFolder,
+}: ServerOptions): Promise<FastifyInstance> {
+  const app = Fastify({
+    bodyLimit: maxBodyBytes,
+    requestTimeout: requestMs,
+    frameworkErrors: (error, _request, reply) => answerProblem(error, reply),
+  });
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  app.removeContentTypeParser('text/plain');
+
+  const closing = new AbortController();
+  const progress = queue && openProgress(queue, { log, pricePerHour: settings.pricePerHour });
+  const thumbnails = openThumbnails(store, settings);
+  const serving: Serving = {
+    store,
+    index: openCurrentIndex(store, index, log),
+    embedder: openSharedEmbedder(store, { device, settings }, log),
+    maxUploadBytes: settings.maxUploadBytes,
+    thumbnails: openThumbnailCache(thumbnails),
+    runs: openRunWatch(store, progress),
+    log,
+    closing: closing.signal,
+  };
+  app.addHook('preClose', async () => closing.abort());
+  app.addHook('onClose', async () => {
+    await Promise.all([
+      serving.index.close(),
+      serving.embedder.close(),
+      thumbnails.close(),
+      progress?.close(),
+    ]);
+  });
+
+  const answerProblem = (error: unknown, reply: FastifyReply): FastifyReply => {
+    const { problem, headers } = problemOf(error);
+    if (problem.status >= 500) log.error({ err: error, code: problem.code }, 'request failed');
+    // Serialised here: the schema of a route need not know it.
+    return reply.code(problem.status).headers(headers).type('application/json').send(JSON.stringify(problem));
+  };
+  app.setErrorHandler((error, _request, reply) => answerProblem(error, reply));
+  app.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode, elapsedTime }) => {
+    log.debug({ method, route: url, status: statusCode, ms: Math.round(elapsedTime) }, 'request done');
+  });
+
+  await app.register(helmet, headersPolicy);
+  await app.register(multipart);
+  await app.register(rateLimit, {
+    max: requestsPerMinute,
+    timeWindow: '1 minute',
+    errorResponseBuilder: (_request, { ttl }) => tooMany(ttl),
+  });
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'lensmill',
+        description:
+          'Search, look at and compare the images of one output, and follow its runs. docs/api.md has examples.',
+        version,
+      },
+      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
+      security: [{ token: [] }],
+    },
+    transform: jsonSchemaTransform,
+    transformObject: jsonSchemaTransformObject,
+  });
+
+  if (isLoopback(host)) {
+    app.addHook('onRequest', async ({ headers }) => {
+      if (!namesThisMachine(headers.host))
+        throw new Refusal(421, 'wrong-host', 'this server is called localhost, 127.0.0.1 or [::1]');
+    });
+  }
+  const access = openAccess(token);
+  const countWrong = app.createRateLimit({ max: wrongTokensPerMinute, timeWindow: '1 minute' });
+  const checkAccess = async (request: FastifyRequest): Promise<void> => {
+    try {
+      access.check(request);
+    } catch (error) {
+      const count = await countWrong(request);
+      if (!count.isAllowed && count.isExceeded) throw tooMany(count.ttl);
+      throw error;
+    }
+  };
+
+  await app.register(
+    async (api) => {
+      api.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+      await api.register(async (guarded) => {
+        guarded.addHook('onRequest', checkAccess);
+        guarded.setNotFoundHandler(unknownRoute);
+        await guarded.register(sessionRoutes(access));
+        await guarded.register(imageRoutes(serving));
+        await guarded.register(searchRoutes(serving));
+        await guarded.register(runRoutes(serving));
+      });
+    },
+    { prefix: '/api' },
+  );
+  app.setNotFoundHandler(unknownRoute);
+  await app.register(pageRoutes(pageFolder));
+  await openFirst(serving);
+  return app;
+}
+
+/** A choice that must be made is asked for now, of who starts the server; an index may also be built later. */
+async function openFirst({ index, log }: Serving): Promise<void> {
+  try {
+    await index.use(async () => undefined);
+  } catch (error) {
+    if (!(error instanceof ConfigError) || error.code !== 'no-index') throw error;
+    log.warn({ error: error.message }, 'no index to search yet');
+  }
+}
+
+function unknownRoute({ method, url }: FastifyRequest): never {
+  const path = url.split('?', 1)[0];
+  throw new Refusal(404, 'no-route', `there is no ${method} ${path}; /api/openapi.json lists what there is`);
+}
+
+function tooMany(ttlMs: number): Refusal {
+  const seconds = Math.ceil(ttlMs / 1_000);
+  return new Refusal(429, 'too-many-requests', `too many requests; the next is taken in ${seconds} s`, {
+    'retry-after': String(seconds),
+  });
+}
+
+/** Nothing runs or is shown but what this server sent, and nobody frames it. */
+const headersPolicy = {
+  contentSecurityPolicy: {
+    useDefaults: false,
+    directives: {
+      'default-src': ["'self'"],
+      'img-src': ["'self'", 'data:', 'blob:'],
+      'object-src': ["'none'"],
+      'base-uri': ["'none'"],
+      'form-action': ["'none'"],
+      'frame-ancestors': ["'none'"],
+    },
+  },
+  // For https they are the business of what ends TLS.
+  strictTransportSecurity: false,
+  referrerPolicy: { policy: 'no-referrer' as const },
+};

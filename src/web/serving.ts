@@ -1,0 +1,28 @@
+/** What the routes share: opened by server.ts, which also closes it. */
+import type { z } from 'zod';
+import type { Logger } from '../log.ts';
+import type { Store } from '../stores/store.ts';
+import { problem } from './api.ts';
+import type { CurrentIndex } from './current-index.ts';
+import type { RunWatch } from './run-watch.ts';
+import type { SharedEmbedder } from './shared-embedder.ts';
+import type { ThumbnailCache } from './thumbnails.ts';
+
+export interface Serving {
+  store: Store;
+  index: CurrentIndex;
+  embedder: SharedEmbedder;
+  maxUploadBytes: number;
+  thumbnails: ThumbnailCache;
+  runs: RunWatch;
+  log: Logger;
+  /** Aborts when the server begins to close: what would go on for ever ends then. */
+  closing: AbortSignal;
+}
+
+/** The answers of a route: what is checked before it leaves, and what the OpenAPI document says. */
+export const answers = <Success extends z.ZodType>(success: Success) => ({
+  200: success,
+  ...failures,
+});
+export const failures = { '4xx': problem, '5xx': problem };
