@@ -1,4 +1,5 @@
 /** The page around its views: where to go, what is served, what must be known of it everywhere. */
+import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import type { IndexFacts } from '../api.ts';
 import { useAsk } from './ask.ts';
@@ -12,10 +13,16 @@ import { TokenForm } from './parts/token-form.tsx';
 import { route, type View, views } from './route.ts';
 import { useStore } from './store.ts';
 import { theme, toggleTheme } from './theme.ts';
+import { DuplicatesView } from './views/duplicates.tsx';
+import { MapView } from './views/map.tsx';
+import { RunsView } from './views/runs.tsx';
 import { SearchView } from './views/search.tsx';
 
 const viewNames: Record<View, [string, IconName]> = {
   search: ['Search', 'search'],
+  duplicates: ['Duplicates', 'copies'],
+  map: ['Map', 'map'],
+  runs: ['Runs', 'runs'],
 };
 
 /** `problem`: of the token that the address had. */
@@ -64,14 +71,28 @@ function Page() {
         </button>
       </header>
       <main class="main" id="main" tabIndex={-1}>
-        {problem && <ProblemNotice problem={problem} retry={retry} />}
-        {index && <IndexNotices index={index} />}
-        {index && <SearchView index={index} />}
+        {problem && view !== 'runs' && <ProblemNotice problem={problem} retry={retry} />}
+        {index && view !== 'runs' && <IndexNotices index={index} />}
+        <ViewOf view={view} index={index} />
       </main>
       <DropZone />
       {isHelp && <Help onClose={() => setHelp(false)} />}
     </>
   );
+}
+
+function ViewOf({ view, index }: { view: View; index: IndexFacts | undefined }): ComponentChildren {
+  // Runs are there before any index is.
+  if (view === 'runs') return <RunsView output={index?.output ?? './index'} />;
+  if (!index) return null;
+  switch (view) {
+    case 'search':
+      return <SearchView index={index} />;
+    case 'duplicates':
+      return <DuplicatesView index={index} />;
+    case 'map':
+      return <MapView />;
+  }
 }
 
 function Served({ index: { images, output, model } }: { index: IndexFacts }) {

@@ -10,6 +10,9 @@ import './styles/shell.css';
 import './styles/search.css';
 import './styles/grid.css';
 import './styles/why.css';
+import './styles/duplicates.css';
+import './styles/map.css';
+import './styles/runs.css';
 import { applyTheme } from './theme.ts';
 
 applyTheme();

@@ -4,7 +4,7 @@
  */
 import { createStore } from './store.ts';
 
-export const views = ['search'] as const;
+export const views = ['search', 'duplicates', 'map', 'runs'] as const;
 export type View = (typeof views)[number];
 
 export interface Route {

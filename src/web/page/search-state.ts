@@ -1,5 +1,5 @@
 /** What the search view is asked for, read from the URL; and pictures that were dropped, which no URL can hold. */
-import type { FilterQuery } from '../api.ts';
+import type { FilterQuery, Image, SearchResult } from '../api.ts';
 import { go, hrefOf, route, withParams } from './route.ts';
 
 export interface SearchState {
@@ -16,8 +16,8 @@ export interface SearchState {
 export const firstHits = 60;
 /** As many as the API gives. */
 export const mostHits = 500;
-/** Images that one search takes. */
-const mostQueries = 32;
+/** Images of the index that one search takes. */
+const mostKeys = 32;
 
 export function readSearch(params: URLSearchParams): SearchState {
   return {
@@ -100,7 +100,7 @@ export function changeSearch(
 /** One image more, of whose average the search is. */
 export function addToSearch(key: string): void {
   const by = route.get().params.getAll('by');
-  if (!by.includes(key)) changeSearch({ by: [...by, key].slice(-mostQueries), why: null, k: null });
+  if (!by.includes(key)) changeSearch({ by: [...by, key].slice(-mostKeys), why: null, k: null });
 }
 
 /** Kept until the page is closed, so that Back finds them. */
@@ -109,9 +109,25 @@ const dropped = new Map<string, File[]>();
 export function searchByPictures(files: readonly File[]): void {
   if (files.length === 0) return;
   const id = String(dropped.size + 1);
-  dropped.set(id, files.slice(0, mostQueries));
+  dropped.set(id, [...files]);
   changeSearch({ dropped: id, by: null, why: null, k: null });
 }
 
 /** Undefined where the page was loaded anew since, or opened by someone else. */
 export const picturesOf = (id: string): readonly File[] | undefined => dropped.get(id);
+
+/** What became of a dropped picture: the labels that the model sees in it, or why it could not be searched by. */
+export type Seen = { labels: Image['labels'] } | { refused: string };
+
+/** In the order of the files; the answer tells of the good ones and of the refused ones apart, each in that order. */
+export function seenIn(files: readonly File[], { pictures, refused }: SearchResult): (Seen | undefined)[] {
+  const good = [...pictures];
+  const bad = [...refused];
+  return files.map(({ name }) => {
+    const isRefused = bad[0]?.name === name && good[0]?.name !== name;
+    const message = isRefused && bad.shift()?.message;
+    if (message) return { refused: message };
+    const labels = good.shift()?.labels;
+    return labels && { labels };
+  });
+}

@@ -148,7 +148,8 @@ function Card({
 /** What a card that is dragged carries: its key. */
 export const keyType = 'application/x-lensmill-key';
 
-const ratioOf = ({ width, height }: Image): number => Math.min(widest, Math.max(narrowest, width / height));
+export const ratioOf = ({ width, height }: Image): number =>
+  Math.min(widest, Math.max(narrowest, width / height));
 
 /** The card that an arrow key, Home or End leads to; up and down to the one that is most nearly above or below. */
 export function cardTowards(

@@ -6,6 +6,8 @@ const keys: [string[], string][] = [
   [['Enter'], 'search by the picture'],
   [['a'], 'add it to what is searched by: the average counts'],
   [['w'], 'why it was found; in the archive, its details'],
+  [['k', 'r'], 'duplicates: mark to keep, to remove'],
+  [['+', '−', '0'], 'map: nearer, farther, all of it'],
   [['/'], 'to the filters'],
   [['Esc'], 'close'],
   [['?'], 'this list'],

@@ -9,7 +9,9 @@ import {
   changeSearch,
   picturesOf,
   type SearchState,
+  type Seen,
   searchByPictures,
+  seenIn,
 } from '../search-state.ts';
 import { Bars } from './bars.tsx';
 import { FilePicture } from './file-picture.tsx';
@@ -19,15 +21,10 @@ import { Thumbnail } from './thumbnail.tsx';
 
 const shownLabels = 3;
 
-export function QueryBar({
-  state,
-  pictures,
-}: {
-  state: SearchState;
-  pictures: SearchResult['pictures'] | undefined;
-}) {
+export function QueryBar({ state, result }: { state: SearchState; result: SearchResult | undefined }) {
   const { by, dropped } = state;
   const files = dropped === null ? [] : (picturesOf(dropped) ?? []);
+  const seen = result ? seenIn(files, result) : [];
   const queries = by.length + files.length;
   return (
     <section
@@ -53,7 +50,7 @@ export function QueryBar({
             <QueryItem
               key={`${dropped} ${at}`}
               name={file.name}
-              labels={pictures?.[at]?.labels}
+              seen={seen[at]}
               picture={<FilePicture file={file} size={320} />}
               onRemove={() =>
                 files.length === 1
@@ -89,7 +86,7 @@ function IndexedQuery({ imageKey, onRemove }: { imageKey: string; onRemove: () =
   return (
     <QueryItem
       name={isThis ? nameOf(image.id) : '…'}
-      labels={isThis ? image.labels : undefined}
+      seen={isThis ? image : undefined}
       picture={isThis ? <Thumbnail image={image} size={384} isLazy={false} /> : <span class="picture" />}
       onRemove={onRemove}
     />
@@ -98,12 +95,12 @@ function IndexedQuery({ imageKey, onRemove }: { imageKey: string; onRemove: () =
 
 function QueryItem({
   name,
-  labels,
+  seen,
   picture,
   onRemove,
 }: {
   name: string;
-  labels: Image['labels'] | undefined;
+  seen: Seen | undefined;
   picture: preact.ComponentChildren;
   onRemove: () => void;
 }) {
@@ -114,14 +111,20 @@ function QueryItem({
         <span class="query-name" title={name}>
           {name}
         </span>
-        <Bars
-          label={`What the model sees in ${name}`}
-          bars={(labels ?? []).slice(0, shownLabels).map(({ name: label, score: share }) => ({
-            name: label,
-            share,
-            text: percent(share),
-          }))}
-        />
+        {seen && 'refused' in seen ? (
+          <p class="query-refused" role="alert">
+            Left out: {seen.refused}
+          </p>
+        ) : (
+          <Bars
+            label={`What the model sees in ${name}`}
+            bars={(seen?.labels ?? []).slice(0, shownLabels).map(({ name: label, score: share }) => ({
+              name: label,
+              share,
+              text: percent(share),
+            }))}
+          />
+        )}
       </div>
       <button type="button" class="icon-button" aria-label={`Do not search by ${name}`} onClick={onRemove}>
         <Icon name="close" />

@@ -5,7 +5,7 @@ import type { Image, SearchResult } from '../../api.ts';
 import { useAsk } from '../ask.ts';
 import { askImage } from '../client.ts';
 import { bytes, moment, nameOf, percent, score } from '../format.ts';
-import { addToSearch, hrefBy, picturesOf, type SearchState } from '../search-state.ts';
+import { addToSearch, hrefBy, picturesOf, type SearchState, seenIn } from '../search-state.ts';
 import { Bars } from './bars.tsx';
 import { Dialog } from './dialog.tsx';
 import { FilePicture } from './file-picture.tsx';
@@ -44,10 +44,11 @@ export function Why({
     askImage(queryKey ?? '', signal),
   );
   const file = files[chosen];
+  const seen = result && seenIn(files, result)[chosen];
   const query: Side | undefined = file
     ? {
         name: file.name,
-        labels: result?.pictures[chosen]?.labels ?? [],
+        labels: seen && 'labels' in seen ? seen.labels : [],
         picture: <FilePicture file={file} size={800} />,
       }
     : queryImage && sideOf(queryImage);

@@ -50,7 +50,7 @@ export function SearchView({ index }: { index: IndexFacts }) {
   return (
     <>
       <h1 class="unseen">{isSearch ? 'Search results' : 'Browse the archive'}</h1>
-      <QueryBar state={state} pictures={found.isLoading ? undefined : found.value?.pictures} />
+      <QueryBar state={state} result={found.isLoading ? undefined : found.value} />
       {isLost && (
         <Notice>
           This view was searched by a picture that was dropped on the page. It was never kept, so drop it
