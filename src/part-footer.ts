@@ -44,12 +44,21 @@ export interface PartItems extends PartOutcomes {
   bytes: number[];
 }
 
+/** Of each row, what a failed one says of itself. */
+export interface PartFailures {
+  uris: string[];
+  bytes: number[];
+  /** Null but in failed rows. */
+  messages: (string | null)[];
+}
+
 /** A part of which only the footer was read. */
 export interface OpenPart {
   footer: PartFooter;
   /** Reads some of its text too, and no embeddings. */
   readOutcomes(): Promise<PartOutcomes>;
   readItems(): Promise<PartItems>;
+  readFailures(): Promise<PartFailures>;
   readHashes(): Promise<Pick<PartTable, 'sha256s' | 'statuses'>>;
 }
 
@@ -76,6 +85,14 @@ export async function openPart(store: Pick<Store, 'read'>, key: string, size: nu
         uris: present(columns.uri) as string[], // as in readPart, and below
         etags: present(columns.etag) as string[],
         bytes: present(columns.bytes).map(Number),
+      };
+    },
+    async readFailures() {
+      const columns = await readColumns(read, size, end, ['uri', 'bytes', 'message']);
+      return {
+        uris: present(columns.uri) as string[],
+        bytes: present(columns.bytes).map(Number),
+        messages: columns.message as PartFailures['messages'],
       };
     },
     async readHashes() {

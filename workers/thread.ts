@@ -31,7 +31,7 @@ interface PortableError {
   code?: string;
 }
 
-type ThreadName = 'lane' | 'inference' | 'writer';
+type ThreadName = 'lane' | 'inference' | 'writer' | 'projection';
 
 /** `workerData` is what the thread is opened with. */
 export function openThread<Request, Reply>(name: ThreadName, workerData: unknown): Thread<Request, Reply> {

@@ -80,10 +80,15 @@ export const imagePage = z.object({
 export const duplicateGroups = z.object({
   threshold: z.number(),
   images: z.int().describe('that were compared'),
+  found: z.int().describe('groups there are; `groups` has the largest of them'),
+  surplus: z.object({ images: z.int(), bytes: z.int() }).describe('of all groups, their keepers left out'),
   groups: z.array(
     z.object({
       keeper: z.string().describe('key of the image that is best kept: most pixels, then most bytes'),
-      images: z.array(hit).describe('the keeper first; score: cosine to it'),
+      size: z.int().describe('images of the group; `images` has the first 200 of them'),
+      images: z
+        .array(hit.extend({ isCopy: z.boolean().describe('its bytes are those of the keeper') }))
+        .describe('the keeper first; score: cosine to it'),
     }),
   ),
 });

@@ -1,14 +1,20 @@
 /** Runs: how far they are, as it changes, and which images failed. */
 import { fastifySSE } from '@fastify/sse';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
-import { runs as runsSchema } from './api.ts';
+import { z } from 'zod';
+import { readFailedImages } from '../failed-images.ts';
+import { isRunId } from '../layout.ts';
+import { openView } from '../view.ts';
+import { failedImages, runs as runsSchema } from './api.ts';
+import { pageQuery, sizeQuery } from './queries.ts';
 import { answers, type Serving } from './serving.ts';
+import { sendThumbnail, thumbnailAnswers } from './thumbnails.ts';
 
 /** What stands between us and a browser may end a connection that is silent for a minute. */
 const heartbeatMs = 15_000;
 
 export const runRoutes =
-  ({ runs, closing }: Serving): FastifyPluginAsyncZod =>
+  ({ store, runs, thumbnails, closing }: Serving): FastifyPluginAsyncZod =>
   async (app) => {
     // Called and not registered: by the name that its types know, it would be for routes of its own scope only.
     await fastifySSE(app, { heartbeatInterval: heartbeatMs });
@@ -46,5 +52,49 @@ export const runRoutes =
           await reply.sse.send({ event: 'runs', data: facts });
         }
       },
+    );
+
+    // Keys of the store are made of it, so it is no path. A retry's id is longer than a run's.
+    const byRun = z.object({
+      run: z.string().refine((id) => isRunId(id.replace(/\.retry-[0-9]+$/, '')), 'expected the id of a run'),
+    });
+
+    app.get(
+      '/runs/:run/failures',
+      {
+        schema: {
+          operationId: 'listFailures',
+          tags: ['runs'],
+          summary: 'the images of a finished run that have failed and that no retry has mended, by id',
+          params: byRun,
+          querystring: z.strictObject({
+            ...pageQuery,
+            code: z
+              .string()
+              .max(40)
+              .optional()
+              .describe("only those that failed with it, such as 'truncated'"),
+          }),
+          response: answers(failedImages),
+        },
+      },
+      async ({ params, query }) => readFailedImages(store, await openView(store, params.run), query),
+    );
+
+    app.get(
+      '/runs/:run/thumbnail',
+      {
+        schema: {
+          operationId: 'getRunThumbnail',
+          tags: ['runs'],
+          summary:
+            'a small WebP of any image of a run, also of one that has failed, where it can be read now',
+          params: byRun,
+          querystring: z.strictObject({ ...sizeQuery, id: z.string().min(1).max(4096) }),
+          response: thumbnailAnswers,
+        },
+      },
+      ({ params: { run }, query: { id, size }, headers }, reply) =>
+        sendThumbnail(reply, headers, { isFixed: false, make: () => thumbnails.get({ run, id }, size) }),
     );
   };

@@ -25,7 +25,10 @@ import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
 import { isLoopback, namesThisMachine, openAccess } from './access.ts';
 import { openCurrentIndex } from './current-index.ts';
+import { duplicateRoutes } from './duplicates.ts';
 import { imageRoutes } from './images.ts';
+import { mapRoutes } from './map.ts';
+import { openMapMaker } from './map-maker.ts';
 import { pageRoutes } from './page.ts';
 import { problemOf, Refusal } from './problems.ts';
 import { openProgress } from './run-progress.ts';
@@ -89,9 +92,11 @@ export async function openServer({
   const closing = new AbortController();
   const progress = queue && openProgress(queue, { log, pricePerHour: settings.pricePerHour });
   const thumbnails = openThumbnails(store, settings);
+  const current = openCurrentIndex(store, index, log);
   const serving: Serving = {
     store,
-    index: openCurrentIndex(store, index, log),
+    index: current,
+    maps: openMapMaker({ output: store.uri, index: current, log }, settings.cacheDir),
     embedder: openSharedEmbedder(store, { device, settings }, log),
     maxUploadBytes: settings.maxUploadBytes,
     thumbnails: openThumbnailCache(thumbnails),
@@ -102,6 +107,7 @@ export async function openServer({
   app.addHook('preClose', async () => closing.abort());
   app.addHook('onClose', async () => {
     await Promise.all([
+      serving.maps.close(),
       serving.index.close(),
       serving.embedder.close(),
       thumbnails.close(),
@@ -170,6 +176,8 @@ export async function openServer({
         await guarded.register(sessionRoutes(access));
         await guarded.register(imageRoutes(serving));
         await guarded.register(searchRoutes(serving));
+        await guarded.register(duplicateRoutes(serving));
+        await guarded.register(mapRoutes(serving));
         await guarded.register(runRoutes(serving));
       });
     },

@@ -4,6 +4,7 @@ import type { Logger } from '../log.ts';
 import type { Store } from '../stores/store.ts';
 import { problem } from './api.ts';
 import type { CurrentIndex } from './current-index.ts';
+import type { MapMaker } from './map-maker.ts';
 import type { RunWatch } from './run-watch.ts';
 import type { SharedEmbedder } from './shared-embedder.ts';
 import type { ThumbnailCache } from './thumbnails.ts';
@@ -14,6 +15,7 @@ export interface Serving {
   embedder: SharedEmbedder;
   maxUploadBytes: number;
   thumbnails: ThumbnailCache;
+  maps: MapMaker;
   runs: RunWatch;
   log: Logger;
   /** Aborts when the server begins to close: what would go on for ever ends then. */
