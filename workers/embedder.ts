@@ -50,6 +50,8 @@ export interface EmbeddedPicture {
   labels: number[];
   scores: number[];
   facts: ImageFacts & ByteFacts;
+  /** As it was read. */
+  content: Uint8Array;
 }
 
 export interface Embedder {
@@ -133,6 +135,7 @@ export async function openEmbedder(
         labels: [...labels],
         scores: [...scores],
         facts: { ...decoded, ...bytes },
+        content,
       };
     });
   }

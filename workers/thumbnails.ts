@@ -14,7 +14,7 @@ import { type Settings, sourceOptionsOf } from '../src/settings.ts';
 import { openSource } from '../src/sources/open-source.ts';
 import type { Source } from '../src/sources/source.ts';
 import type { Store } from '../src/stores/store.ts';
-import type { Thumbnail } from '../src/thumbnail.ts';
+import type { Thumbnail, ThumbnailOptions } from '../src/thumbnail.ts';
 import { openSandbox } from './sandbox.ts';
 
 export type ThumbnailSettings = Parameters<typeof sourceOptionsOf>[0] & Pick<Settings, 'readTimeoutMs'>;
@@ -30,6 +30,8 @@ export interface Thumbnails {
     size: number,
     options?: { signal?: AbortSignal },
   ): Promise<Thumbnail | Failure>;
+  /** As `make`, of a picture that is here already. */
+  shrink(content: Uint8Array, options: ThumbnailOptions): Promise<Thumbnail | Failure>;
   /** Ends what is under way. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -80,10 +82,7 @@ export function openThumbnails(store: Store, settings: ThumbnailSettings): Thumb
     return shrink(fetched.content, { size, maxPixels: run.maxPixels });
   }
 
-  async function shrink(
-    content: Uint8Array,
-    wanted: { size: number; maxPixels: number },
-  ): Promise<Thumbnail | Failure> {
+  async function shrink(content: Uint8Array, wanted: ThumbnailOptions): Promise<Thumbnail | Failure> {
     const member = sandboxes.reduce((least, other) => (other.pictures < least.pictures ? other : least));
     member.pictures += 1;
     try {
@@ -110,13 +109,18 @@ export function openThumbnails(store: Store, settings: ThumbnailSettings): Thumb
     }
   }
 
+  /** Closing waits for it. */
+  function follow<T>(making: Promise<T>): Promise<T> {
+    underWay.add(making);
+    return making.finally(() => underWay.delete(making));
+  }
+
   return {
     make(image, size, { signal } = {}) {
       const bounds = signal ? AbortSignal.any([signal, closing.signal]) : closing.signal;
-      const making = limit(() => make(image, size, bounds));
-      underWay.add(making);
-      return making.finally(() => underWay.delete(making));
+      return follow(limit(() => make(image, size, bounds)));
     },
+    shrink: (content, wanted) => follow(shrink(content, wanted)),
     async close() {
       closing.abort(new Error('the thumbnails were closed'));
       await Promise.allSettled(underWay);

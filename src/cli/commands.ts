@@ -14,6 +14,8 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   verify: async () => (await import('./verify.ts')).addVerifyCommand,
   certify: async () => (await import('./certify.ts')).addCertifyCommand,
   export: async () => (await import('./export.ts')).addExportCommand,
+  search: async () => (await import('./search.ts')).addSearchCommand,
+  duplicates: async () => (await import('./duplicates.ts')).addDuplicatesCommand,
   serve: async () => (await import('./serve.ts')).addServeCommand,
   get: async () => (await import('./get.ts')).addGetCommand,
   model: async () => (await import('./model.ts')).addModelCommands,

@@ -9,6 +9,11 @@ import { type ExitCode, exitCodes } from './command.ts';
 import { formatSeconds } from './progress.ts';
 import { throughputLines } from './speed.ts';
 
+/** Where there is no room for the banner. */
+export function untrainedLine({ ref, untrained }: Run['model']): string | undefined {
+  return untrained ? `Untrained weights (${ref}): labels, scores and neighbours mean nothing.` : undefined;
+}
+
 /** Random weights make numbers that look like any others: nobody may miss that they mean nothing. */
 export function untrainedBanner(run: Pick<Run, 'model'>): string {
   if (!run.model.untrained) return '';

@@ -1,0 +1,76 @@
+/** What `search` and `duplicates` take alike: which images are meant. */
+import { z } from 'zod';
+import { ConfigError } from '../errors.ts';
+import { retryNumber } from '../layout.ts';
+import { findLabels } from '../models/labels.ts';
+import type { Filter, IndexRecord } from '../search/search-index.ts';
+import { settingsTable } from '../settings.ts';
+
+export const filterOptions: readonly [string, string][] = [
+  ['--label <labels...>', 'only images that have one of these among their labels: names, or indices'],
+  ['--prefix <text>', 'only ids that start with it'],
+  ['--run <ids...>', 'only images of these runs'],
+  ['--min-bytes <size>', 'only files of this size or larger, such as 500KB'],
+  ['--max-bytes <size>', 'only files of this size or smaller'],
+  ['--min-side <pixels>', 'only images whose shorter side has as many'],
+  ['--since <time>', 'only images of runs that were started then or later: 2026-11-24, or with a time'],
+  ['--before <time>', 'only images of runs that were started before'],
+];
+
+export const indexOptions: readonly [string, string][] = [
+  ['--fingerprint <start>', 'the index of this model, where the output has several'],
+];
+
+/** Of the options above. `onNotice` is told what a name may mean. Throws ConfigError 'bad-option', 'no-label', 'no-run'. */
+export function filterOf(
+  options: Record<string, unknown>,
+  record: IndexRecord,
+  onNotice: (notice: string) => void,
+): Filter {
+  const { classes } = record.model;
+  const labels = textsOf(options.label)?.flatMap((text) => {
+    const found = findLabels(text, classes);
+    if (found.length > 1) onNotice(`'${text}' names classes ${found.join(' and ')}: both are meant`);
+    return found;
+  });
+  const runs = textsOf(options.run)?.flatMap((run) => runsOf(run, record));
+  const filter: { [Name in keyof Filter]: Filter[Name] | undefined } = {
+    labels,
+    prefix: typeof options.prefix === 'string' ? options.prefix : undefined,
+    runs,
+    minBytes: read('--min-bytes', options.minBytes, settingsTable.maxBytes.parse),
+    maxBytes: read('--max-bytes', options.maxBytes, settingsTable.maxBytes.parse),
+    minSide: read('--min-side', options.minSide, z.coerce.number('expected pixels').int().min(1)),
+    since: read('--since', options.since, time),
+    before: read('--before', options.before, time),
+  };
+  // Only what was given.
+  return Object.fromEntries(Object.entries(filter).filter(([, value]) => value !== undefined)) as Filter;
+}
+
+/** A run, and its retries. Throws ConfigError 'no-run' where the index does not hold it. */
+function runsOf(run: string, { runs }: IndexRecord): string[] {
+  const meant = runs.filter((held) => held === run || retryNumber(run, held) !== undefined);
+  if (meant.length > 0) return meant;
+  throw new ConfigError('no-run', `--run: the index holds no run ${run}; it holds ${runs.join(', ')}`);
+}
+
+/** A day begins in UTC, as the runs' own times are told. */
+const time = z
+  .union(
+    [z.iso.date(), z.iso.datetime({ offset: true })],
+    'expected such as 2026-11-24 or 2026-11-24T09:00:00Z',
+  )
+  .transform((text) => new Date(text).toISOString());
+
+/** An option's value; `undefined` where it was not given. Throws ConfigError 'bad-option'. */
+export function read<T>(flag: string, given: unknown, schema: z.ZodType<T>): T | undefined {
+  if (given === undefined) return undefined;
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  throw new ConfigError('bad-option', `${flag}: ${parsed.error.issues[0]?.message} (got '${given}')`);
+}
+
+function textsOf(given: unknown): string[] | undefined {
+  return Array.isArray(given) ? given.map(String) : undefined;
+}
