@@ -9,7 +9,7 @@ import { join, relative } from 'node:path';
 import { pMapIterable } from 'p-map';
 import { errnoOf } from './errno.ts';
 import { ConfigError } from './errors.ts';
-import type { ExportFacts, ExportFile, ExportPart } from './exports/export-file.ts';
+import type { ExportFacts, ExportFile, ExportPart, ExportTarget } from './exports/export-file.ts';
 import { openJsonl } from './exports/jsonl.ts';
 import { openNpy } from './exports/npy.ts';
 import { openParquet } from './exports/parquet.ts';
@@ -27,7 +27,8 @@ export const exportFormats = Object.keys(formats) as ExportFormat[]; // keys of 
 /** Parts read ahead of the writer: a part is 8 MB, and a store answers in some tens of milliseconds. */
 const readAhead = 4;
 
-export interface ExportRequest {
+/** What is exported, and where to; `ExportRequest` and others say how. */
+export interface PartsRequest {
   store: Pick<Store, 'read'>;
   /** The run that is exported; parts may be of those before it. */
   run: string;
@@ -35,13 +36,16 @@ export interface ExportRequest {
   parts: Iterable<ExportedPart> | AsyncIterable<ExportedPart>;
   /** Path of a folder that is empty, or does not exist yet. */
   to: string;
-  format: ExportFormat;
   /** Files are cut between parts so that none has more rows, unless a single part has. */
   rowsPerFile: number;
   /** The model's classes by index: jsonl then names its labels. */
   labelNames?: readonly string[] | undefined;
   onProgress?: (progress: ExportProgress) => void;
   signal?: AbortSignal;
+}
+
+export interface ExportRequest extends PartsRequest {
+  format: ExportFormat;
 }
 
 export type ExportedPart = Pick<ViewPart, 'key' | 'replaced' | 'dropped'>;
@@ -52,8 +56,11 @@ export interface ExportProgress {
 }
 
 /** What was written: also the content of `export.json`. */
-export interface ExportManifest extends ExportFacts {
+export interface ExportManifest extends ExportedParts {
   format: ExportFormat;
+}
+
+export interface ExportedParts extends ExportFacts {
   /** Rows in = ok + failed. */
   rows: number;
   ok: number;
@@ -67,14 +74,23 @@ export interface ExportManifest extends ExportFacts {
   files: { name: string; bytes: number }[];
 }
 
+/** Exports the rows of a view's parts; `exports/` describes the formats. Throws as `exportParts`. */
+export async function exportRun({ format, ...request }: ExportRequest): Promise<ExportManifest> {
+  return exportParts(request, formats[format], { format });
+}
+
 /**
- * Exports the rows of a view's parts; `exports/` describes the formats. Where it fails or is aborted, the target is as empty
+ * Writes files of the rows of a view's parts, and `export.json`, which begins with what is `said` of them. Where it fails or is aborted, the target is as empty
  * as before.
  * Throws ConfigError: 'export-target-not-empty', 'export-target-not-writable', 'disk-full', 'nothing-to-export'; Error where
  * a part is gone, damaged, or of another model than the first.
  */
-export async function exportRun(request: ExportRequest): Promise<ExportManifest> {
-  const { to, format, signal } = request;
+export async function exportParts<Said extends object>(
+  request: PartsRequest,
+  open: (target: ExportTarget) => ExportFile | Promise<ExportFile>,
+  said: Said,
+): Promise<Said & ExportedParts> {
+  const { to, signal } = request;
   const partial = join(to, '.partial');
   try {
     await mkdir(to, { recursive: true });
@@ -87,8 +103,8 @@ export async function exportRun(request: ExportRequest): Promise<ExportManifest>
     }
     await rm(partial, { recursive: true, force: true });
     await mkdir(partial);
-    const totals = await writeFiles(request, partial);
-    const manifest: ExportManifest = { format, ...totals, files: await listFiles(partial) };
+    const totals = await writeFiles(request, open, partial);
+    const manifest = { ...said, ...totals, files: await listFiles(partial) };
     await writeFile(join(partial, 'export.json'), `${JSON.stringify(manifest, null, 2)}\n`);
     signal?.throwIfAborted();
     const names = (await readdir(partial)).filter((name) => name !== 'export.json');
@@ -132,10 +148,10 @@ function explain(error: unknown, to: string): unknown {
 }
 
 async function writeFiles(
-  request: ExportRequest,
+  request: PartsRequest,
+  open: (target: ExportTarget) => ExportFile | Promise<ExportFile>,
   folder: string,
-): Promise<Omit<ExportManifest, 'format' | 'files'>> {
-  const open = formats[request.format];
+): Promise<Omit<ExportedParts, 'files'>> {
   const counts = { rows: 0, ok: 0, failed: 0 };
   const runs = new Set<string>();
   const devices = new Set<string>();
@@ -185,7 +201,7 @@ interface ReadPart extends ExportPart {
 }
 
 /** The parts in order, read ahead, each checked to be of the first one's model. */
-async function* readParts({ store, run, parts, signal }: ExportRequest): AsyncGenerator<ReadPart> {
+async function* readParts({ store, run, parts, signal }: PartsRequest): AsyncGenerator<ReadPart> {
   const read = async (part: ExportedPart) => ({ ...part, stored: await store.read(part.key) });
   const splice = openSplicer(store);
   let facts: ExportFacts | undefined;

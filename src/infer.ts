@@ -83,6 +83,49 @@ export async function openProbeSession(options: SessionOptions): Promise<ProbeSe
   };
 }
 
+/** A small graph of float32 matrices, such as a head. */
+export interface Matrices {
+  /** Inputs and outputs by name. Blocks the thread, as a model does. */
+  run(inputs: Readonly<Record<string, Matrix>>): Promise<Record<string, Float32Array>>;
+  /** Safe to call twice. */
+  release(): Promise<void>;
+}
+
+export interface Matrix {
+  /** [rows × columns] */
+  values: Float32Array;
+  columns: number;
+}
+
+/** Opens an ONNX file's bytes on the CPU. Throws ConfigError 'device-failed' where ONNX Runtime cannot run it. */
+export async function openMatrices(graph: Uint8Array, threads: number): Promise<Matrices> {
+  let session: InferenceSession | undefined;
+  try {
+    session = await InferenceSession.create(graph, {
+      executionProviders: ['cpu'],
+      intraOpNumThreads: threads,
+    });
+  } catch (error) {
+    throw new ConfigError('device-failed', `cpu cannot run the graph: ${messageOf(error)}`, { cause: error });
+  }
+  return {
+    async run(inputs) {
+      if (!session) throw new Error('the graph was released: this is a bug');
+      const feeds = Object.entries(inputs).map(([name, { values, columns }]) => [
+        name,
+        new Tensor('float32', values, [values.length / columns, columns]),
+      ]);
+      const outputs = Object.entries(await session.run(Object.fromEntries(feeds)));
+      return Object.fromEntries(outputs.map(([name, { data }]) => [name, data as Float32Array])); // by contract
+    },
+    async release() {
+      const opened = session;
+      session = undefined;
+      await opened?.release();
+    },
+  };
+}
+
 async function openGraph({ modelPath, device, batch, crop, threads }: SessionOptions) {
   let session: InferenceSession;
   try {

@@ -64,6 +64,11 @@ export function int32(name: string, values: Nullable<number>, nullable?: 'nullab
   return flat(name, vectorFromArray(values.map(orNull), new Int32()).data[0], nullable === 'nullable');
 }
 
+/** Null where there is none. */
+export function float32(name: string, values: Nullable<number>): Column {
+  return flat(name, vectorFromArray(values.map(orNull), new Float32()).data[0], true);
+}
+
 /** Integers below 2^53. */
 export function int64(name: string, values: readonly number[]): Column {
   const data = makeData({ type: new Int64(), nullCount: 0, data: BigInt64Array.from(values, BigInt) });

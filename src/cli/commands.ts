@@ -13,6 +13,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   retry: async () => (await import('./retry.ts')).addRetryCommand,
   verify: async () => (await import('./verify.ts')).addVerifyCommand,
   certify: async () => (await import('./certify.ts')).addCertifyCommand,
+  probe: async () => (await import('./probe.ts')).addProbeCommands,
   export: async () => (await import('./export.ts')).addExportCommand,
   search: async () => (await import('./search.ts')).addSearchCommand,
   duplicates: async () => (await import('./duplicates.ts')).addDuplicatesCommand,

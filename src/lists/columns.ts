@@ -19,6 +19,7 @@ export interface Table {
   /** As it may be shown. */
   name: string;
   columns: ListColumns;
+  words: ListWords;
   /** What to throw about a line, or row. */
   fail: (line: number, what: string) => Error;
 }
@@ -30,11 +31,23 @@ export interface Columns {
   keep: readonly string[];
 }
 
-const usualNames = ['uri', 'url', 'path', 'file'];
+/** How whoever asks for a list calls its columns. */
+export interface ListWords {
+  /** Of the column that says which image it is, where none is named: the first that is there. */
+  usual: readonly string[];
+  /** What to correct where there is no such column. */
+  flags: { uri: string; id: string; keep: string };
+}
+
+/** Of a list that is a source. */
+export const sourceWords: ListWords = {
+  usual: ['uri', 'url', 'path', 'file'],
+  flags: { uri: '--uri-column', id: '--id-column', keep: '--columns' },
+};
 
 /** Throws ConfigError 'no-column' where one is not `there`, 'bad-list' where one is there twice. */
 export function chooseColumns(
-  { name: list, columns }: Table,
+  { name: list, columns, words: { usual: usualNames, flags } }: Table,
   there: readonly string[],
   { isKeptOptional = false } = {},
 ): Columns {
@@ -51,8 +64,7 @@ export function chooseColumns(
     if (count > 1)
       throw new ConfigError('bad-list', `${list} has ${count} columns '${name}': rename all but one`);
     if (count === 1) continue;
-    const flag =
-      name === chosen.uri || !chosen.uri ? '--uri-column' : name === chosen.id ? '--id-column' : '--columns';
+    const flag = name === chosen.uri || !chosen.uri ? flags.uri : name === chosen.id ? flags.id : flags.keep;
     throw new ConfigError(
       'no-column',
       `${list} has no column ${name}, it has ${shortened(there)}: correct ${flag}`,

@@ -14,7 +14,15 @@ import { publicUrl } from '../objects/web-url.ts';
 import { openParquet } from '../parquet-ranges.ts';
 import { type ListColumns, ReadError } from '../sources/source.ts';
 import { isWebUri } from '../uri.ts';
-import { type Columns, chooseColumns, type ListRow, rowOf, type Table } from './columns.ts';
+import {
+  type Columns,
+  chooseColumns,
+  type ListRow,
+  type ListWords,
+  rowOf,
+  sourceWords,
+  type Table,
+} from './columns.ts';
 import { type Compression, maxLineBytes, readLines, readText, type TextObject } from './text.ts';
 
 interface List extends TextObject, Table {
@@ -45,7 +53,7 @@ export async function* readManifest(
   uri: string,
   objects: Objects,
   columns: ListColumns,
-  { signal }: { signal?: AbortSignal | undefined } = {},
+  { signal, words = sourceWords }: { signal?: AbortSignal | undefined; words?: ListWords } = {},
 ): AsyncGenerator<ListRow> {
   const format = formatOf(uri);
   if (!format) {
@@ -66,6 +74,7 @@ export async function* readManifest(
       size,
       objects: patient,
       columns,
+      words,
       compression: format.compression,
       signal,
       fail,
@@ -180,7 +189,10 @@ async function* readJsonl(list: List): AsyncGenerator<ListRow> {
   }
   const [never] = missing;
   if (columns && never !== undefined)
-    throw new ConfigError('no-column', `no row of ${list.name} has '${never}': correct --columns`);
+    throw new ConfigError(
+      'no-column',
+      `no row of ${list.name} has '${never}': correct ${list.words.flags.keep}`,
+    );
 }
 
 function parseObject(text: string): Record<string, unknown> | undefined {
