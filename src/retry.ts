@@ -63,7 +63,11 @@ function hasOneOf(codes: readonly string[] | undefined): ((footer: PartFooter) =
 function itemOf(planned: readonly Item[], part: string): (failed: FailedRow) => Item {
   return ({ row, id }) => {
     const item = planned[row];
-    if (item?.id === id) return item;
+    if (item?.id === id) {
+      // Of an increment's item: that a run before it has a row. A retry's plan counts no rows of other runs.
+      const { replaces: _, ...rest } = item;
+      return rest;
+    }
     throw new Error(
       `${part}: row ${row} is ${id}, its plan says ${item?.id}; \`lensmill verify\` tells more`,
     );

@@ -8,6 +8,7 @@ import type { FailureCode } from '../src/errors.ts';
 import { exportRun } from '../src/export.ts';
 import { openPlan } from '../src/page.ts';
 import type { Lister } from '../src/plan.ts';
+import { failedItems } from '../src/retry.ts';
 import type { Run, RunRequest } from '../src/run.ts';
 import { changedItems } from '../src/since.ts';
 import { openStore } from '../src/stores/open-store.ts';
@@ -15,7 +16,7 @@ import type { Store } from '../src/stores/store.ts';
 import { openTable, tableParts, tableRows } from '../src/table.ts';
 import type { Item } from '../src/types.ts';
 import { verifyRun } from '../src/verify.ts';
-import type { FinishedRun } from '../src/view.ts';
+import { type FinishedRun, openView } from '../src/view.ts';
 import { lensmill, smallModel } from './helpers/cli.ts';
 import { type Ends, embeddingValue, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
@@ -129,6 +130,16 @@ test('what failed for what is in its bytes is kept; what failed otherwise is don
   const request = { maxBytes: 2_000_000 };
   const third = await indexSince(store, 'r3', 'r2', archive, { request });
   expect((await planOf(store, third)).map(({ id }) => id)).toEqual(['too-many-bytes']);
+});
+
+test('a changed image that failed in an increment can be done again', async () => {
+  const store = await newStore();
+  await indexAll(store, 'r1', { a: '1', b: '1' });
+  await indexSince(store, 'r2', 'r1', { a: '1', b: '2' }, { ends: { b: 'timeout' } });
+  const view = await openView(store, 'r2');
+  const lister = failedItems(store, view, {});
+  await makeFinishedRun(store, 'r2.retry-1', { ends: {}, lister, request: { retryOf: 'r2' } });
+  expect(await rowsOf(store, 'r2')).toEqual({ a: 'r1', b: 'r2.retry-1' });
 });
 
 test('an item whose version nobody knows is read again', async () => {
