@@ -18,6 +18,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   search: async () => (await import('./search.ts')).addSearchCommand,
   duplicates: async () => (await import('./duplicates.ts')).addDuplicatesCommand,
   serve: async () => (await import('./serve.ts')).addServeCommand,
+  'build-index': async () => (await import('./build-index.ts')).addBuildIndexCommand,
   get: async () => (await import('./get.ts')).addGetCommand,
   model: async () => (await import('./model.ts')).addModelCommands,
   tune: async () => (await import('./tune.ts')).addTuneCommand,

@@ -10,12 +10,14 @@ import { ConfigError } from '../errors.ts';
 import { type RunRequest, readSuccess } from '../run.ts';
 import type { S3Options } from '../s3-client.ts';
 import type { Store } from '../stores/store.ts';
+import type { ModelIdentity } from '../types.ts';
 import { version as lensmill } from '../version.ts';
-import { ImageTable, type TablePlace } from './lance.ts';
+import { fitIndex } from './fit.ts';
 import { type IndexLease, type LeaseOptions, takeLease } from './lease.ts';
 import { createRecord, findRecord, finishedRuns } from './record.ts';
-import { chainsOf, goingOf, type RowBatch, rowBatches } from './rows.ts';
+import { chainsOf, type RowBatch, rowBatches } from './rows.ts';
 import type { IndexRecord } from './search-index.ts';
+import { TableWriter } from './writer.ts';
 
 export interface BuildOptions {
   fingerprint: string;
@@ -28,8 +30,8 @@ export interface BuildOptions {
 }
 
 export interface BuildProgress {
-  phase: 'rows' | 'index';
-  /** Rows of parts. */
+  /** 'rows': of parts, put in; 'queries': asked to find out how far the index has to look. */
+  phase: 'rows' | 'queries';
   done: number;
   total: number;
 }
@@ -43,180 +45,135 @@ export interface Build {
   how: 'built' | 'extended' | 'rebuilt' | 'unchanged';
 }
 
+/** What a reader has open stays for this long after it was replaced, at least. */
+const keptMs = 86_400_000;
+
 /**
  * Brings the index of a fingerprint up to date. The store must be probed.
  * Throws ConfigError: 'no-run', 'index-busy'; Error where another process wrote to the table, or a part is damaged.
  */
 export async function buildIndex(store: Store, options: BuildOptions): Promise<Build> {
-  const { fingerprint, signal } = options;
+  const { fingerprint } = options;
+  const before = await planBuild(store, options);
+  if (before.how === 'unchanged') return { record: before.record, changed: false, how: before.how };
+
   const lease = await takeLease(store, fingerprint, options.lease);
   try {
-    const runs = await finishedRuns(store, fingerprint);
-    const [{ model } = noRuns(store, fingerprint)] = runs;
-    const record = await findRecord(store, fingerprint);
-    const plan = planBuild(record, runs, options.rebuild ?? false);
-    if (record && plan.how === 'unchanged') return { record, changed: false, how: 'unchanged' };
-
-    const place = { output: store.uri, fingerprint, s3: options.s3 };
-    const base = plan.how === 'extended' ? record : undefined;
-    const writer = await TableWriter.open(place, base, lease, model.dimension);
-    try {
-      const leftOut = await putRows(store, runs, plan.runs, writer, options);
-      const next: IndexRecord = {
-        v: 1,
-        generation: (record?.generation ?? 0) + 1,
-        model,
-        images: writer.rows,
-        leftOut: (base?.leftOut ?? 0) + leftOut,
-        runs: runs.map(({ run }) => run),
-        kind: 'exact',
-        parameters: {},
-        version: await writer.finish(),
-        builtAt: new Date().toISOString(),
-        lensmill,
-      };
-      signal?.throwIfAborted();
-      lease.check();
-      if (!(await createRecord(store, next)))
-        throw new Error(`${store.uri}: another process built the index meanwhile`);
-      return { record: next, changed: true, how: plan.how };
-    } finally {
-      writer.close();
-    }
+    // Who had the lease until now may have done it.
+    const plan = await planBuild(store, options);
+    if (plan.how === 'unchanged') return { record: plan.record, changed: false, how: plan.how };
+    const signal = AbortSignal.any([lease.lost, ...(options.signal ? [options.signal] : [])]);
+    const base = plan.how === 'extended' ? plan.record : undefined;
+    const record = await writeGeneration(store, lease, {
+      ...plan,
+      ...options,
+      base,
+      signal,
+      total: await countItems(store, plan.runs),
+      batches: rowBatches(store, plan.runs, chainsOf(plan.allRuns), signal),
+    });
+    return { record, changed: true, how: plan.how };
   } finally {
     await lease.release();
   }
 }
 
-function noRuns(store: Store, fingerprint: string): never {
-  throw new ConfigError(
-    'no-run',
-    `no finished run of the model ${fingerprint.slice(0, 16)} in ${store.uri}: \`lensmill status --output ${store.uri}\` lists its runs`,
-  );
+export interface Writing extends Pick<BuildOptions, 's3' | 'onProgress' | 'signal'> {
+  model: ModelIdentity;
+  how: Exclude<Build['how'], 'unchanged'>;
+  /** The newest generation, if there is one. */
+  record: IndexRecord | undefined;
+  /** That, where rows are added to it. */
+  base: IndexRecord | undefined;
+  /** All whose rows are in it then. */
+  allRuns: readonly Pick<RunRequest, 'run'>[];
+  batches: AsyncIterable<RowBatch>;
+  /** Rows that the batches are made of. */
+  total: number;
 }
 
-interface Plan {
-  how: Build['how'];
-  /** What is to be put in, in order. */
-  runs: readonly RunRequest[];
+/** Puts rows into a table, gives it the index that pays, and makes that visible. */
+export async function writeGeneration(
+  store: Store,
+  lease: IndexLease,
+  writing: Writing,
+): Promise<IndexRecord> {
+  const { model, how, record, base, allRuns, batches, total, s3, onProgress, signal } = writing;
+  const place = { output: store.uri, fingerprint: model.fingerprint, s3 };
+  const writer = await TableWriter.open(place, base, lease, model.dimension);
+  try {
+    let done = 0;
+    const leftOut = { ...base?.leftOut };
+    onProgress?.({ phase: 'rows', done, total });
+    for await (const batch of batches) {
+      await writer.put(batch);
+      done += batch.taken;
+      Object.assign(leftOut, batch.leftOut);
+      onProgress?.({ phase: 'rows', done, total });
+    }
+    const draft = {
+      v: 1 as const,
+      generation: (record?.generation ?? 0) + 1,
+      model,
+      images: writer.rows,
+      leftOut,
+      runs: allRuns.map(({ run }) => run),
+      version: await writer.finish(),
+      builtAt: new Date().toISOString(),
+      lensmill,
+    };
+    const { isTidied, ...shape } = await fitIndex(writer, draft, base, {
+      tidy: how === 'rebuilt',
+      onProgress: (asked, queries) => onProgress?.({ phase: 'queries', done: asked, total: queries }),
+      signal,
+    });
+    const next: IndexRecord = { ...draft, ...shape, version: await writer.finish() };
+    signal?.throwIfAborted();
+    lease.check();
+    if (!(await createRecord(store, next)))
+      throw new Error(`the index of ${store.uri} was built by another process meanwhile: build it again`);
+    if (isTidied) await writer.table.optimize(new Date(Date.now() - keptMs));
+    return next;
+  } finally {
+    writer.close();
+  }
 }
+
+type Plan = { model: ModelIdentity; allRuns: RunRequest[] } & (
+  | { how: 'unchanged'; record: IndexRecord }
+  | {
+      how: Exclude<Build['how'], 'unchanged'>;
+      record: IndexRecord | undefined;
+      /** What is to be put in, in order. */
+      runs: RunRequest[];
+    }
+);
 
 /**
  * A run that was finished late counts before others that are in the index already: these are put in once more behind it, which
  * comes to the same as if all had come in their order, for the last that speaks of an image decides.
  */
-function planBuild(record: IndexRecord | undefined, runs: readonly RunRequest[], rebuild: boolean): Plan {
-  if (!record) return { how: 'built', runs };
-  const first = runs.findIndex(({ run }, at) => run !== record.runs[at]);
-  const isWhole = record.runs.every((held) => runs.some(({ run }) => run === held));
-  if (rebuild || first === 0 || !isWhole) return { how: 'rebuilt', runs };
-  return first < 0 ? { how: 'unchanged', runs: [] } : { how: 'extended', runs: runs.slice(first) };
+async function planBuild(store: Store, { fingerprint, rebuild = false }: BuildOptions): Promise<Plan> {
+  const allRuns = await finishedRuns(store, fingerprint);
+  const [first] = allRuns;
+  if (!first) {
+    throw new ConfigError(
+      'no-run',
+      `no finished run of the model ${fingerprint.slice(0, 16)} in ${store.uri}: \`lensmill status --output ${store.uri}\` lists its runs`,
+    );
+  }
+  const { model } = first;
+  const record = await findRecord(store, fingerprint);
+  if (!record) return { model, allRuns, record, how: 'built', runs: allRuns };
+  const at = allRuns.findIndex(({ run }, place) => run !== record.runs[place]);
+  const isWhole = record.runs.every((held) => allRuns.some(({ run }) => run === held));
+  if (rebuild || at === 0 || !isWhole) return { model, allRuns, record, how: 'rebuilt', runs: allRuns };
+  if (at < 0) return { model, allRuns, record, how: 'unchanged' };
+  return { model, allRuns, record, how: 'extended', runs: allRuns.slice(at) };
 }
 
-/** Gives how many rows had an embedding without a direction. */
-async function putRows(
-  store: Store,
-  runs: readonly RunRequest[],
-  wanted: readonly RunRequest[],
-  writer: TableWriter,
-  { onProgress, signal }: BuildOptions,
-): Promise<number> {
-  let total = 0;
-  for (const { run } of wanted) total += (await readSuccess(store, run)).items;
-  let done = 0;
-  let leftOut = 0;
-  onProgress?.({ phase: 'rows', done, total });
-  for await (const batch of rowBatches(store, wanted, chainsOf(runs), signal)) {
-    await writer.put(batch);
-    done += batch.taken;
-    leftOut += batch.leftOut;
-    onProgress?.({ phase: 'rows', done, total });
-  }
-  return leftOut;
-}
-
-/** The only writer of a table, which watches that it stays so. */
-class TableWriter {
-  readonly #table: ImageTable;
-  readonly #lease: IndexLease;
-  readonly #dimension: number;
-  #version: number;
-  /** Rows as reckoned. */
-  rows: number;
-
-  private constructor(
-    table: ImageTable,
-    lease: IndexLease,
-    dimension: number,
-    version: number,
-    rows: number,
-  ) {
-    this.#table = table;
-    this.#lease = lease;
-    this.#dimension = dimension;
-    this.#version = version;
-    this.rows = rows;
-  }
-
-  /** Goes on from a generation, or begins with an empty table. */
-  static async open(
-    place: TablePlace,
-    base: IndexRecord | undefined,
-    lease: IndexLease,
-    dimension: number,
-  ): Promise<TableWriter> {
-    lease.check();
-    if (!base) {
-      const none = { images: [], halves: new Uint16Array() };
-      const table = await ImageTable.create(place, none, dimension);
-      return new TableWriter(table, lease, dimension, await table.version(), 0);
-    }
-    const table = await ImageTable.openLatest(place);
-    if (!table) throw tableIsGone(place);
-    if ((await table.version()) !== base.version) await table.restore(base.version);
-    return new TableWriter(table, lease, dimension, await table.version(), base.images);
-  }
-
-  async put(batch: RowBatch): Promise<void> {
-    const going = this.rows === 0 ? undefined : goingOf(batch);
-    if (going !== undefined) {
-      this.#lease.check();
-      const { version, rows } = await this.#table.remove(going);
-      this.#advance(version, rows === 0 ? [0, 1] : [1]);
-      this.rows -= rows;
-    }
-    if (batch.rows.images.length === 0) return;
-    this.#lease.check();
-    this.#advance(await this.#table.append(batch.rows, this.#dimension), [1]);
-    this.rows += batch.rows.images.length;
-  }
-
-  /** The version that holds all. */
-  async finish(): Promise<number> {
-    const [version, rows] = [await this.#table.version(), await this.#table.count()];
-    this.#advance(version, [0]);
-    if (rows !== this.rows)
-      throw new Error(`the index's table has ${rows} rows, not ${this.rows}; this is a bug`);
-    return version;
-  }
-
-  close(): void {
-    this.#table.close();
-  }
-
-  #advance(version: number, steps: readonly number[]): void {
-    const found = version - this.#version;
-    this.#version = version;
-    if (!steps.includes(found))
-      throw new Error(
-        `another process wrote to the index's table: build it again; its version went on by ${found}`,
-      );
-  }
-}
-
-function tableIsGone({ output, fingerprint }: TablePlace): ConfigError {
-  return new ConfigError(
-    'no-index',
-    `the table of the index ${fingerprint.slice(0, 16)} in ${output} is gone: \`lensmill build-index ${output} --rebuild\``,
-  );
+async function countItems(store: Store, runs: readonly RunRequest[]): Promise<number> {
+  let items = 0;
+  for (const { run } of runs) items += (await readSuccess(store, run)).items;
+  return items;
 }

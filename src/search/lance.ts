@@ -39,6 +39,10 @@ export interface Selection {
 const renewBeforeMs = 300_000;
 
 const column = 'vector';
+const vectorIndex = 'vector_idx';
+
+/** Of k-means, as much as it takes: with 256 a partition and 50 rounds it takes 3 times as long, and recall is the same. */
+const training = { sampleRate: 64, maxIterations: 20 };
 
 export class ImageTable {
   readonly #place: TablePlace;
@@ -105,6 +109,45 @@ export class ImageTable {
 
   async count(where?: string): Promise<number> {
     return (await this.#table()).countRows(where);
+  }
+
+  /**
+   * Makes an index of the vectors, in place of one that is there: partitions by k-means, and in them codes of `bits` a number.
+   * CPU seconds for 50,000 vectors of 2048: 6 with 1 bit, 14 with 4.
+   */
+  async indexVectors({ partitions, bits }: { partitions: number; bits: number }): Promise<void> {
+    const { Index } = await import('@lancedb/lancedb');
+    const shape = { numPartitions: partitions, numBits: bits, distanceType: 'cosine' as const };
+    const config = Index.ivfRq({ ...shape, ...training });
+    await (await this.#table()).createIndex(column, { config, name: vectorIndex, replace: true });
+  }
+
+  async dropVectorIndex(): Promise<void> {
+    const table = await this.#table();
+    const indexes = await table.listIndices();
+    if (indexes.some(({ name }) => name === vectorIndex)) await table.dropIndex(vectorIndex);
+  }
+
+  /** Of what rows are looked up and filtered by. */
+  async indexColumns(): Promise<void> {
+    const { Index } = await import('@lancedb/lancedb');
+    const table = await this.#table();
+    for (const name of ['key', 'id', 'uri', 'bytes', 'side', 'run_at'])
+      await table.createIndex(name, { config: Index.btree(), replace: true });
+    await table.createIndex('run', { config: Index.bitmap(), replace: true });
+    await table.createIndex('labels', { config: Index.labelList(), replace: true });
+  }
+
+  /** Rows that the vectors' index does not hold, so that each is compared in every search; files that rows lie in. */
+  async facts(): Promise<{ loose: number; files: number }> {
+    const table = await this.#table();
+    const [index, { fragmentStats }] = await Promise.all([table.indexStats(vectorIndex), table.stats()]);
+    return { loose: index?.numUnindexedRows ?? 0, files: fragmentStats.numFragments };
+  }
+
+  /** Joins small files and brings all indexes up to date. Versions made before `oldest` go, but never the newest. */
+  async optimize(oldest: Date): Promise<void> {
+    await (await this.#table()).optimize({ cleanupOlderThan: oldest });
   }
 
   /** Rows whose vectors are closest, with `_distance`: 1 - cosine. */

@@ -17,7 +17,7 @@ const recordSchema: z.ZodType<IndexRecord> = z.object({
   generation: z.int().positive(),
   model: identitySchema,
   images: count,
-  leftOut: count,
+  leftOut: z.record(z.string(), count),
   runs: z.array(z.string()),
   kind: z.enum(['exact', 'ivf-rq']),
   parameters: z.record(z.string(), z.number()),

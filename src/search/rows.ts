@@ -12,6 +12,7 @@ import { type RunRequest, readSuccess } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { type ImageRows, toUnit } from './arrow.ts';
 import { isOneOf } from './filter.ts';
+import { rowsPerFile } from './kind.ts';
 import type { IndexedImage } from './search-index.ts';
 
 /** What one batch does to a table: first rows go, then rows come. */
@@ -23,15 +24,13 @@ export interface RowBatch {
   rows: ImageRows;
   /** Rows of parts that this batch is made of. */
   taken: number;
-  /** Of those, ok and without a direction. */
-  leftOut: number;
+  /** By run: how many of its rows, in all batches so far, are ok and without a direction. */
+  leftOut: Record<string, number>;
 }
 
 /** Parts read ahead of the table: a part is 8 MB, and a store answers in some tens of milliseconds. */
 const readAhead = 4;
 
-/** A table's file has the rows of one batch; as many deletions are one predicate. */
-const maxBatchRows = 16_384;
 const maxBatchBytes = 128 * 2 ** 20;
 
 /** 32 hex digits. */
@@ -55,6 +54,11 @@ export async function* rowBatches(
   chains: ReadonlyMap<string, readonly string[]>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<RowBatch> {
+  const leftOut = new Map<string, number>();
+  const close = (dimension: number): RowBatch => ({
+    ...batch.close(dimension),
+    leftOut: Object.fromEntries(leftOut),
+  });
   let batch = new OpenBatch();
   for (const run of runs) {
     const { parts } = await readSuccess(store, run.run);
@@ -65,15 +69,16 @@ export async function* rowBatches(
     for await (const part of pMapIterable(parts, read, { concurrency: readAhead })) {
       signal?.throwIfAborted();
       for (let row = 0; row < part.ids.length; row++) {
-        batch.take(part, row, run, chains.get(run.run) ?? []);
+        const isLeftOut = !batch.take(part, row, run, chains.get(run.run) ?? []);
+        if (isLeftOut) leftOut.set(run.run, (leftOut.get(run.run) ?? 0) + 1);
         if (!batch.isFull) continue;
-        yield batch.close(run.model.dimension);
+        yield close(run.model.dimension);
         batch = new OpenBatch();
       }
     }
   }
   const [last] = runs;
-  if (last && !batch.isEmpty) yield batch.close(last.model.dimension);
+  if (last && !batch.isEmpty) yield close(last.model.dimension);
 }
 
 /** Each run's chain: the run that has no other before it, all that continue it, and their retries. */
@@ -98,7 +103,6 @@ class OpenBatch {
   /** Keys of this batch's rows by chain and id. */
   readonly #keysById = new Map<readonly string[], Map<string, string>>();
   #taken = 0;
-  #leftOut = 0;
   #bytes = 0;
 
   get isEmpty(): boolean {
@@ -106,15 +110,16 @@ class OpenBatch {
   }
 
   get isFull(): boolean {
-    return this.#taken >= maxBatchRows || this.#bytes >= maxBatchBytes;
+    return this.#taken >= rowsPerFile || this.#bytes >= maxBatchBytes;
   }
 
+  /** False where the row is ok and has no direction. */
   take(
     part: PartTable,
     row: number,
     { run, createdAt, since, retryOf }: RunRequest,
     chain: readonly string[],
-  ): void {
+  ): boolean {
     // The columns are of one length.
     const [id, uri] = [part.ids[row] as string, part.uris[row] as string];
     const key = imageKey(uri, id);
@@ -124,16 +129,14 @@ class OpenBatch {
     if (since !== null || retryOf !== null) {
       valueIn(this.#ids, chain, () => new Set()).add(id);
       const pending = this.#keysById.get(chain)?.get(id);
-      if (pending !== undefined) this.#rows.delete(pending);
+      if (pending !== undefined && chain.includes(this.#rows.get(pending)?.image.run ?? ''))
+        this.#rows.delete(pending);
     }
-    if (part.statuses[row] !== 'ok') return;
+    if (part.statuses[row] !== 'ok') return true;
 
     const { dimension } = part.footer.model;
     const vector = part.embeddings.subarray(row * dimension, (row + 1) * dimension);
-    if (!toUnit(vector)) {
-      this.#leftOut += 1;
-      return;
-    }
+    if (!toUnit(vector)) return false;
     const { topK } = part.footer;
     const image: IndexedImage = {
       key,
@@ -154,9 +157,10 @@ class OpenBatch {
     this.#rows.set(key, { image, halves: toHalf(vector) });
     valueIn(this.#keysById, chain, () => new Map()).set(id, key);
     this.#bytes += 2 * dimension + 1000;
+    return true;
   }
 
-  close(dimension: number): RowBatch {
+  close(dimension: number): Omit<RowBatch, 'leftOut'> {
     const halves = new Uint16Array(this.#rows.size * dimension);
     const images: IndexedImage[] = [];
     for (const row of this.#rows.values()) {
@@ -168,7 +172,6 @@ class OpenBatch {
       ids: Array.from(this.#ids, ([runs, ids]) => ({ runs, ids: [...ids] })),
       rows: { images, halves },
       taken: this.#taken,
-      leftOut: this.#leftOut,
     };
   }
 }

@@ -78,8 +78,8 @@ export interface IndexRecord {
   generation: number;
   model: ModelIdentity;
   images: number;
-  /** Images that are ok and not in it, as their embedding has no direction: zeros, or numbers that are not finite. */
-  leftOut: number;
+  /** By run: its rows that are ok and not in it, as their embedding has no direction (zeros, or numbers that are not finite). */
+  leftOut: Record<string, number>;
   /** Runs whose rows are in it, retries too, in the order in which they count. */
   runs: string[];
   kind: IndexKind;

@@ -1,0 +1,117 @@
+/** How much of what a comparison of all images finds an index finds too: asked with images of the index itself. */
+import type { SearchIndex } from './search-index.ts';
+
+export interface Query {
+  key: string;
+  /** [dimension] */
+  vector: Float32Array;
+}
+
+export interface Answer {
+  /** Of the hits, best first. */
+  scores: number[];
+  ms: number;
+}
+
+/** Scores that are closer are equal: in which order they come is chance. */
+const tie = 1e-6;
+
+/** What an index promises: of the ten images that are closest, it finds as many. */
+export const promisedRecall = 0.99;
+
+export interface Check {
+  queries: number;
+  /** Against a comparison with all images. */
+  recallAt1: number;
+  recallAt10: number;
+  /** For ten hits, one search after the other. */
+  p50Ms: number;
+  p99Ms: number;
+  exactP50Ms: number;
+  exactP99Ms: number;
+}
+
+/** Searches for images of the index with it and without; fewer where it has fewer. */
+export async function checkIndex(
+  index: SearchIndex,
+  options: { queries: number; signal?: AbortSignal; onProgress?: (done: number, total: number) => void },
+): Promise<Check> {
+  const { onProgress, signal } = options;
+  const queries = await drawQueries(index, options.queries);
+  let done = 0;
+  const ask = (exact: boolean): Promise<Answer[]> =>
+    answerQueries(index, queries, {
+      k: 10,
+      exact,
+      signal,
+      onAnswer: () => onProgress?.(++done, 2 * queries.length),
+    });
+  const truths = await ask(true);
+  const answers = await ask(false);
+  return {
+    queries: queries.length,
+    recallAt1: recallOf(truths, answers, 1),
+    recallAt10: recallOf(truths, answers, 10),
+    p50Ms: percentileMs(answers, 0.5),
+    p99Ms: percentileMs(answers, 0.99),
+    exactP50Ms: percentileMs(truths, 0.5),
+    exactP99Ms: percentileMs(truths, 0.99),
+  };
+}
+
+/** Images with the least keys, which is a random choice and always the same; fewer where there are fewer. */
+export async function drawQueries(
+  index: Pick<SearchIndex, 'list' | 'vectorsOf'>,
+  count: number,
+): Promise<Query[]> {
+  const keys = (await index.list({ limit: count })).map(({ key }) => key);
+  const vectors = await index.vectorsOf(keys);
+  return keys.map((key, at) => ({ key, vector: vectors[at] as Float32Array })); // one for each
+}
+
+/** What else is like each, one after the other: as who waits for an answer finds it. */
+export async function answerQueries(
+  index: Pick<SearchIndex, 'search'>,
+  queries: readonly Query[],
+  options: { k: number; exact: boolean; signal?: AbortSignal | undefined; onAnswer?: () => void },
+): Promise<Answer[]> {
+  const { k, exact, signal, onAnswer } = options;
+  const answers: Answer[] = [];
+  for (const { key, vector } of queries) {
+    const startedAt = performance.now();
+    const hits = await index.search({
+      vectors: [vector],
+      k,
+      without: [key],
+      exact,
+      ...(signal && { signal }),
+    });
+    answers.push({ scores: hits.map(({ score }) => score), ms: performance.now() - startedAt });
+    onAnswer?.();
+  }
+  return answers;
+}
+
+/** Of the first k of each true answer, the share that the other has: 1 where there is nothing to be found. */
+export function recallOf(truths: readonly Answer[], answers: readonly Answer[], k: number): number {
+  let wanted = 0;
+  let missed = 0;
+  for (const [at, truth] of truths.entries()) {
+    wanted += Math.min(k, truth.scores.length);
+    missed += missedOf(truth, answers[at], k);
+  }
+  return wanted === 0 ? 1 : 1 - missed / wanted;
+}
+
+/** How many of the first k of a true answer another one lacks. */
+export function missedOf(truth: Answer, answer: Answer | undefined, k: number): number {
+  const best = truth.scores.slice(0, k);
+  const least = (best.at(-1) ?? 0) - tie;
+  return best.length - (answer?.scores ?? []).slice(0, k).filter((score) => score >= least).length;
+}
+
+/** The time that a share of the answers took no longer than. */
+export function percentileMs(answers: readonly Answer[], share: number): number {
+  const sorted = answers.map(({ ms }) => ms).toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+}
