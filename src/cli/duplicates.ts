@@ -3,11 +3,11 @@ import type { Command } from 'commander';
 import { z } from 'zod';
 import { labelsOf } from '../models/labels.ts';
 import { type DuplicateImage, type Duplicates, findDuplicates } from '../search/duplicates.ts';
-import { nameImage } from '../search/named.ts';
 import { openIndex } from '../search/open-index.ts';
-import type { SearchIndex } from '../search/search-index.ts';
+import { type SearchIndex, usualThreshold } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
+import { hitReply } from '../web/replies.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
@@ -18,7 +18,6 @@ import { cardOf, writeSheet } from './sheet.ts';
 import { untrainedBanner, untrainedLine } from './summary.ts';
 import { columnsOf } from './text-table.ts';
 
-const usualThreshold = '0.97';
 const usualGroups = '100';
 
 export function addDuplicatesCommand(program: Command): void {
@@ -76,7 +75,7 @@ function jsonOf({ groups, ...rest }: Duplicates, index: SearchIndex): object {
     ...rest,
     groups: groups.map(({ images }) => ({
       keeper: images[0]?.key,
-      images: images.map((image) => nameImage(image, names)),
+      images: images.map((image) => ({ ...hitReply(image, names), isCopy: image.isCopy })),
     })),
   };
 }

@@ -6,12 +6,12 @@ import { openEmbedder } from '../../workers/embedder.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { labelsOf } from '../models/labels.ts';
 import { readRun } from '../run.ts';
-import { nameImage, nameLabels } from '../search/named.ts';
 import { openIndex } from '../search/open-index.ts';
 import { unindexedRuns } from '../search/record.ts';
 import type { Hit, SearchIndex } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
+import { hitReply, namedLabels } from '../web/replies.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
@@ -124,16 +124,17 @@ export function indexFacts({ record }: SearchIndex): object {
   return { model: ref, fingerprint, untrained, images, builtAt };
 }
 
+/** As the API shows images. */
 function jsonOf({ found, nearest, index }: Found): object {
   const names = labelsOf(index.record.model.classes);
   return {
     query: found.map((query) => ({
       name: query.name,
       key: query.image?.key ?? null,
-      labels: nameLabels(query, names),
+      labels: namedLabels(query, names),
     })),
     index: indexFacts(index),
-    hits: nearest.map((hit) => nameImage(hit, names)),
+    hits: nearest.map((hit) => hitReply(hit, names)),
   };
 }
 
@@ -162,7 +163,7 @@ function textOf({ found, nearest, index }: Found, html: string | undefined): str
 const labelsShown = 3;
 
 function labelLine(image: { labels: number[]; scores: number[] }, names: readonly string[]): string {
-  return nameLabels(image, names)
+  return namedLabels(image, names)
     .slice(0, labelsShown)
     .map(({ name, score }) => `${name} ${score.toFixed(2)}`)
     .join(', ');

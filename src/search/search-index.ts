@@ -117,3 +117,9 @@ export interface ScannedImages {
   /** [images × dimension], row-major, each row with length 1. */
   vectors: Float32Array;
 }
+
+/**
+ * Cosine from which on two images look alike, unless somebody says otherwise. By a trained ResNet, what was scaled or encoded anew
+ * is nearer to its original, and other pictures of the same thing are mostly farther (docs/search.md).
+ */
+export const usualThreshold = 0.95;

@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { type Duplicates, findDuplicates } from '../search/duplicates.ts';
+import { usualThreshold } from '../search/search-index.ts';
 import { duplicateGroups } from './api.ts';
 import { filterOf, filterQuery } from './queries.ts';
 import { hitReply, namesOf } from './replies.ts';
@@ -33,7 +34,7 @@ export const duplicateRoutes =
               .number()
               .min(0.5)
               .max(1)
-              .default(0.95)
+              .default(usualThreshold)
               .describe('cosine to its keeper that an image of a group has at least'),
             limit: z.coerce.number().pipe(z.int().min(1).max(mostGroups)).default(100).describe('groups'),
           }),

@@ -1,5 +1,6 @@
 /** Pictures that are nearly the same, in groups, to be marked and exported. Nothing is deleted here or anywhere by lensmill. */
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { usualThreshold } from '../../../search/search-index.ts';
 import type { DuplicateGroups, IndexFacts } from '../../api.ts';
 import { useAsk } from '../ask.ts';
 import { askDuplicates } from '../client.ts';
@@ -21,7 +22,6 @@ import { go, route, withParams } from '../route.ts';
 import { readSearch } from '../search-state.ts';
 import { useStore } from '../store.ts';
 
-const usualThreshold = 0.95;
 const lowestThreshold = 0.8;
 const firstGroups = 50;
 
