@@ -2,28 +2,29 @@
  * Shards → batches → shards.
  *
  * The device sees batches that run across shard borders, so that the tail of one shard does not starve it:
- *   1. `embed` puts a shard's items at the end of one line.
- *   2. Whenever a slot (the pixels of one batch, in shared memory) is free, the next `batch` items of the line go to a
- *      lane, which fills the slot.
- *   3. The full slot goes to the device, its results go to the rows of the shards that its items came from, and the
- *      slot is free again.
+ *   1. `embed` puts a shard's rows at the end of one line.
+ *   2. Whenever a slot (the pixels of one batch, in shared memory) is free, the next `batch` rows of the line go to a
+ *      lane, which fills the slot and has it embedded; what came of the rows is then in their shards' sheets (sheet.ts).
+ *   3. Only of rows that came to no embedding is anything told here, and the slot is free again.
  * Fewer than a whole batch is sent only when nothing else is under way: then the device would stand still.
  * Memory is bounded by the number of slots.
  *
- * An item whose bytes were met before is not decoded. Its row waits until what came of them is known; where that is lost
+ * An image whose bytes were met before is not decoded. Its row waits until what came of them is known; where that is lost
  * (the shard that had them was aborted), one such row is done anew and the others wait for it.
  */
 import { RunBlocked } from './errors.ts';
-import { openRowSpaces } from './row-space.ts';
-import type { BatchResult, Item, KnownRow, Outcome, ShardRows } from './types.ts';
+import { type FailedOutcome, openSheets, type RowShape, type Sheet, type SheetMemory } from './sheet.ts';
+import type { KnownRow, Outcome } from './types.ts';
 
-/** An item that a lane shall fetch and decode into its row of a slot. */
-export interface SlotEntry {
+/** Rows of a shard that a lane shall fetch and decode into the next rows of a slot. */
+export interface RowRange {
   run: string;
-  item: Item;
-  /** It may be the one that killed a worker: to be decoded where it can do no harm. */
+  sheet: SheetMemory;
+  first: number;
+  count: number;
+  /** One of them may be what killed a worker: to be decoded where it can do no harm. */
   suspect: boolean;
-  /** Its bytes are known, but what they came to is not to be had: they are done anew. */
+  /** Their bytes are known, but what they came to is not to be had: they are done anew. */
   anew: boolean;
 }
 
@@ -40,21 +41,25 @@ export interface Refusal {
 }
 
 export interface FilledSlot {
-  /** One per entry, in order; an entry that is not ok leaves its row of the slot as it was. */
-  outcomes: (Outcome | Refusal | Repeat)[];
-  /** Where each entry's bytes are in the table of bytes met (seen.ts); -1 where they are not. */
-  places: Int32Array;
+  /**
+   * The entries whose pixels are not in the slot, by their place in it, in order. Of all others the sheets have the facts; of those
+   * and of these they have where their bytes are in the table of bytes met.
+   */
+  exceptions: { at: number; outcome: FailedOutcome | { status: 'gone' } | Refusal | Repeat }[];
   fetchMs: number;
   decodeMs: number;
 }
 
 export interface BatchStages {
   /**
-   * Fetches and decodes each entry into its row of the slot. `signal` aborts when nobody wants the slot any more. Rejects
-   * then, and when the lane itself is lost.
+   * Fetches and decodes each row into the slot, and has what is in it embedded. `signal` aborts when nobody wants the rows
+   * any more: then nothing goes to the device. Rejects then, and when a thread is lost.
    */
-  fill(slot: number, entries: readonly SlotEntry[], signal: AbortSignal): Promise<FilledSlot>;
-  infer(slot: number): Promise<BatchResult & { inferMs: number }>;
+  embed(
+    slot: number,
+    ranges: readonly RowRange[],
+    signal: AbortSignal,
+  ): Promise<FilledSlot & { inferMs: number }>;
   /** What became of bytes that were met before; absent where none are looked up. */
   memory?: BatchMemory;
 }
@@ -75,22 +80,28 @@ export interface StageTimes {
 }
 
 /** Of one shard. */
-export interface EmbeddedShard extends ShardRows, StageTimes {
-  /** Of each ok row as in `FilledSlot`; -1 in the others. */
-  places: Int32Array;
+export interface EmbeddedShard extends StageTimes {
+  /** All of its rows have ended; of each ok one, `places` is as in `FilledSlot`, and -1 in the others. */
+  sheet: Sheet;
+  failures: ReadonlyMap<number, FailedOutcome>;
+  /** Rows of items that their source no longer has. */
+  gone: number;
   /** Rows whose bytes were met before. */
   reused: number;
   /** What made those. */
   devices: Set<string>;
-  /** Gives the rows' memory to later shards: once, when nobody reads them any more. */
+  /** Gives the sheet to later shards: once, when nobody reads it any more. */
   free(): void;
 }
 
 export interface Batcher {
-  /** One shard's rows. Rejects when aborted, when a stage did, or with RunBlocked when its source refused it. */
+  /**
+   * One shard's rows; `lines` are its items as the plan has them. Rejects when aborted, when a stage did, or with RunBlocked when
+   * its source refused it.
+   */
   embed(
     run: string,
-    items: readonly Item[],
+    lines: Uint8Array,
     options: { signal: AbortSignal; suspect: boolean },
   ): Promise<EmbeddedShard>;
 }
@@ -98,18 +109,20 @@ export interface Batcher {
 interface ShardState {
   run: string;
   suspect: boolean;
-  rows: EmbeddedShard & { outcomes: Outcome[] };
+  result: EmbeddedShard & { failures: Map<number, FailedOutcome> };
   remaining: number;
   ended: boolean;
   /** Called when it ends before its rows are whole. */
   onFailed: Set<() => void>;
-  resolve(rows: EmbeddedShard): void;
+  resolve(result: EmbeddedShard): void;
   reject(error: unknown): void;
 }
 
-interface Place {
+/** Rows of a shard in the line, or in a batch. */
+interface Stretch {
   shard: ShardState;
-  row: number;
+  first: number;
+  count: number;
   /** Of an item that is done anew: to be called when it has a result, or its shard has ended without. */
   onEnd?: () => void;
 }
@@ -117,28 +130,22 @@ interface Place {
 interface RepeatedRow {
   shard: ShardState;
   row: number;
-  place: number;
   sha256: string;
 }
 
-const nothing = new Float32Array(0);
-const noLabels = new Int32Array(0);
-
-/** The same bytes end alike, unless time or luck had a part in it. */
-function isOfContent(outcome: Outcome): boolean {
-  return (
-    outcome.status === 'ok' ||
-    (outcome.status === 'failed' && !['timeout', 'crashed-worker'].includes(outcome.error))
-  );
+/** The same bytes fail alike, unless time or luck had a part in it. */
+function isOfContent({ error }: FailedOutcome): boolean {
+  return error !== 'timeout' && error !== 'crashed-worker';
 }
 
 export function openBatcher(
   stages: BatchStages,
-  shape: { batch: number; slots: number; dimension: number; topK: number },
+  { batch, slots, dimension, topK }: RowShape & { batch: number; slots: number },
 ): Batcher {
-  const { batch, slots, dimension, topK } = shape;
-  const spaces = openRowSpaces(shape);
-  const line: Place[] = [];
+  const sheets = openSheets({ dimension, topK });
+  const line: Stretch[] = [];
+  /** Rows in the line. */
+  let inLine = 0;
   /** Since the line was last cleared of them. */
   let anyEnded = false;
   const freeSlots = Array.from({ length: slots }, (_, slot) => slot);
@@ -148,25 +155,24 @@ export function openBatcher(
   const redoing = new Map<string, Promise<void>>();
 
   return {
-    embed(run, items, { signal, suspect }) {
+    embed(run, lines, { signal, suspect }) {
       const { promise, resolve, reject } = Promise.withResolvers<EmbeddedShard>();
-      const space = spaces.take(items.length);
+      const sheet = sheets.take(lines);
       const shard: ShardState = {
         run,
         suspect,
-        rows: {
-          items,
-          outcomes: new Array(items.length),
-          ...space,
+        result: {
+          sheet,
+          failures: new Map(),
+          gone: 0,
           fetchMs: 0,
           decodeMs: 0,
           inferMs: 0,
-          places: new Int32Array(items.length).fill(-1),
           reused: 0,
           devices: new Set(),
-          free: () => spaces.giveBack(space),
+          free: () => sheets.giveBack(sheet),
         },
-        remaining: 0,
+        remaining: sheet.rows,
         ended: false,
         onFailed: new Set(),
         resolve,
@@ -175,27 +181,25 @@ export function openBatcher(
       const abort = (): void => fail(shard, signal.reason);
       if (signal.aborted) abort();
       else signal.addEventListener('abort', abort, { once: true });
-      for (const [row, item] of items.entries()) {
-        if (item.gone) {
-          shard.rows.outcomes[row] = { status: 'gone' };
-          continue;
-        }
-        shard.remaining += 1;
-        line.push({ shard, row });
-      }
       endIfWhole(shard);
+      if (!shard.ended) join({ shard, first: 0, count: sheet.rows });
       pump();
       return promise.finally(() => signal.removeEventListener('abort', abort));
     },
   };
 
+  function join(stretch: Stretch): void {
+    line.push(stretch);
+    inLine += stretch.count;
+  }
+
   function pump(): void {
     while (freeSlots.length > 0) {
       dropEnded();
       const isIdle = freeSlots.length === slots;
-      if (line.length === 0 || (line.length < batch && !isIdle)) return;
+      if (inLine === 0 || (inLine < batch && !isIdle)) return;
       const slot = freeSlots.pop() as number; // its length was checked
-      const running = runBatch(slot, line.splice(0, batch)).then((repeats) => {
+      const running = runBatch(slot, takeBatch()).then((repeats) => {
         underWay.delete(running);
         freeSlots.push(slot);
         // Before others start: who claimed the bytes first is under way by now, or has ended.
@@ -206,62 +210,76 @@ export function openBatcher(
     }
   }
 
+  /** The next rows of the line, as many as a slot has room for. */
+  function takeBatch(): Stretch[] {
+    const taken: Stretch[] = [];
+    for (let room = batch; room > 0 && line.length > 0; ) {
+      const next = line[0] as Stretch; // its length was checked
+      const count = Math.min(next.count, room);
+      taken.push({ ...next, count });
+      if (count === next.count) line.shift();
+      else line[0] = { ...next, first: next.first + count, count: next.count - count };
+      room -= count;
+      inLine -= count;
+    }
+    return taken;
+  }
+
   /** Resolves, with the rows whose bytes were met before, when the slot is no longer needed. */
-  async function runBatch(slot: number, places: readonly Place[]): Promise<RepeatedRow[]> {
-    const shards = new Set(places.map(({ shard }) => shard));
+  async function runBatch(slot: number, stretches: readonly Stretch[]): Promise<RepeatedRow[]> {
+    const shards = new Set(stretches.map(({ shard }) => shard));
     const unwanted = new AbortController();
     const onFailed = (): void => {
       if ([...shards].every((shard) => shard.ended)) unwanted.abort();
     };
     for (const shard of shards) shard.onFailed.add(onFailed);
     try {
-      const entries = places.map(({ shard, row, onEnd }) => ({
+      const ranges = stretches.map(({ shard, first, count, onEnd }) => ({
         run: shard.run,
-        item: shard.rows.items[row] as Item,
+        sheet: shard.result.sheet.memory,
+        first,
+        count,
         suspect: shard.suspect,
         anew: onEnd !== undefined,
       }));
-      const filled = await stages.fill(slot, entries, unwanted.signal);
-      if (unwanted.signal.aborted) return [];
-      const anyPixels = filled.outcomes.some((outcome) => outcome.status === 'ok');
-      const result = anyPixels ? await stages.infer(slot) : undefined;
-      return places.flatMap((place, at) => settle(place, at, places.length, filled, result));
+      // Once it is done it is remembered, even where nobody wants it any more.
+      return settle(stretches, await stages.embed(slot, ranges, unwanted.signal));
     } catch (error) {
       for (const shard of shards) fail(shard, error);
       return [];
     } finally {
       for (const shard of shards) shard.onFailed.delete(onFailed);
-      for (const { onEnd } of places) onEnd?.();
+      for (const { onEnd } of stretches) onEnd?.();
     }
   }
 
-  function settle(
-    { shard, row }: Place,
-    at: number,
-    count: number,
-    filled: FilledSlot,
-    result: (BatchResult & { inferMs: number }) | undefined,
-  ): RepeatedRow[] {
-    const { rows } = shard;
-    const outcome = filled.outcomes[at] as FilledSlot['outcomes'][number];
-    const place = filled.places[at] ?? -1;
-    rows.fetchMs += filled.fetchMs / count;
-    rows.decodeMs += filled.decodeMs / count;
-    rows.inferMs += (result?.inferMs ?? 0) / count;
-    if (outcome.status === 'refused') {
-      fail(shard, new RunBlocked(outcome.message));
-      return [];
+  function settle(stretches: readonly Stretch[], done: FilledSlot & { inferMs: number }): RepeatedRow[] {
+    const repeats: RepeatedRow[] = [];
+    const total = stretches.reduce((sum, { count }) => sum + count, 0);
+    const exceptions = done.exceptions.values();
+    let exception = exceptions.next().value;
+    let at = 0;
+    for (const { shard, first, count } of stretches) {
+      const { result } = shard;
+      result.fetchMs += (done.fetchMs * count) / total;
+      result.decodeMs += (done.decodeMs * count) / total;
+      result.inferMs += (done.inferMs * count) / total;
+      for (let row = first; row < first + count; row++, at++) {
+        if (exception?.at !== at) {
+          remember(shard, row);
+          continue;
+        }
+        const { outcome } = exception;
+        exception = exceptions.next().value;
+        if (outcome.status === 'refused') fail(shard, new RunBlocked(outcome.message));
+        else if (outcome.status === 'repeat') repeats.push({ shard, row, sha256: outcome.sha256 });
+        else putException(shard, row, outcome);
+      }
+      shard.remaining -= count;
     }
-    if (outcome.status === 'repeat') return [{ shard, row, place, sha256: outcome.sha256 }];
-    const known = {
-      outcome,
-      embedding: result?.embeddings.subarray(at * dimension, (at + 1) * dimension) ?? nothing,
-      scores: result?.scores.subarray(at * topK, (at + 1) * topK) ?? nothing,
-      labels: result?.labels.subarray(at * topK, (at + 1) * topK) ?? noLabels,
-    };
-    if (place >= 0 && isOfContent(outcome)) stages.memory?.remember(shard.run, place, known);
-    putRow(shard, row, place, known);
-    return [];
+    for (const { shard } of repeats) shard.remaining += 1;
+    for (const { shard } of stretches) endIfWhole(shard);
+    return repeats;
   }
 
   /** Once what is under way has its results, what the same bytes came to is known, or lost. */
@@ -277,15 +295,14 @@ export function openBatcher(
   }
 
   /** False where another row of the same bytes is being done anew: to be asked again when it has ended. */
-  async function settleRepeat({ shard, row, place, sha256 }: RepeatedRow): Promise<boolean> {
+  async function settleRepeat({ shard, row, sha256 }: RepeatedRow): Promise<boolean> {
     if (shard.ended) return true;
     if (redoing.has(sha256)) return false;
+    const { sheet } = shard.result;
     try {
-      const known = await stages.memory?.recall(shard.run, place, sha256);
+      const known = await stages.memory?.recall(shard.run, sheet.places[row] ?? -1, sha256);
       if (known) {
-        shard.rows.reused += 1;
-        for (const device of known.device.split('+')) shard.rows.devices.add(device);
-        putRow(shard, row, place, known);
+        putKnown(shard, row, known);
         return true;
       }
     } catch (error) {
@@ -299,25 +316,53 @@ export function openBatcher(
       redoing.delete(sha256);
       resolve();
     };
-    line.push({ shard, row, onEnd });
+    join({ shard, first: row, count: 1, onEnd });
     return true;
   }
 
-  function putRow(shard: ShardState, row: number, place: number, known: Omit<KnownRow, 'device'>): void {
-    const { rows } = shard;
-    if (known.outcome.status === 'ok') rows.places[row] = place;
-    rows.outcomes[row] = known.outcome;
-    rows.embeddings.set(known.embedding, row * dimension);
-    rows.scores.set(known.scores, row * topK);
-    rows.labels.set(known.labels, row * topK);
+  function putKnown(shard: ShardState, row: number, known: KnownRow): void {
+    const { outcome } = known;
+    const { sheet, devices } = shard.result;
+    shard.result.reused += 1;
+    for (const device of known.device.split('+')) devices.add(device);
+    if (outcome.status === 'ok') {
+      sheet.putOk(row, outcome);
+      sheet.embeddings.set(known.embedding, row * dimension);
+      sheet.scores.set(known.scores, row * topK);
+      sheet.labels.set(known.labels, row * topK);
+    } else putException(shard, row, outcome);
     shard.remaining -= 1;
     endIfWhole(shard);
+  }
+
+  function putException(shard: ShardState, row: number, outcome: Exclude<Outcome, { status: 'ok' }>): void {
+    const { result } = shard;
+    if (outcome.status === 'gone') result.gone += 1;
+    else {
+      remember(shard, row, outcome);
+      result.failures.set(row, outcome);
+    }
+    result.sheet.places[row] = -1;
+  }
+
+  /** What a row's bytes came to, where they are in the table of bytes met. */
+  function remember({ run, result: { sheet } }: ShardState, row: number, failure?: FailedOutcome): void {
+    const place = sheet.places[row] ?? -1;
+    if (place < 0 || !stages.memory || (failure && !isOfContent(failure))) return;
+    const outcome = failure ?? sheet.outcomeAt(row);
+    if (!outcome) throw new Error(`row ${row} has no outcome: this is a bug`);
+    stages.memory.remember(run, place, {
+      outcome,
+      embedding: sheet.embeddings.subarray(row * dimension, (row + 1) * dimension),
+      scores: sheet.scores.subarray(row * topK, (row + 1) * topK),
+      labels: sheet.labels.subarray(row * topK, (row + 1) * topK),
+    });
   }
 
   function endIfWhole(shard: ShardState): void {
     if (shard.remaining > 0 || shard.ended) return;
     shard.ended = true;
-    shard.resolve(shard.rows);
+    shard.resolve(shard.result);
   }
 
   function fail(shard: ShardState, error: unknown): void {
@@ -328,13 +373,14 @@ export function openBatcher(
     for (const onFailed of shard.onFailed) onFailed();
   }
 
-  /** Items of a shard that was aborted are not worth a slot. */
+  /** Rows of a shard that was aborted are not worth a slot. */
   function dropEnded(): void {
     if (!anyEnded) return;
     anyEnded = false;
-    for (const place of line.splice(0, line.length)) {
-      if (place.shard.ended) place.onEnd?.();
-      else line.push(place);
+    inLine = 0;
+    for (const stretch of line.splice(0, line.length)) {
+      if (stretch.shard.ended) stretch.onEnd?.();
+      else join(stretch);
     }
   }
 }

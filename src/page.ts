@@ -73,7 +73,7 @@ export async function writePage(
   let offset = 0;
   for (let at = 0; at < items.length; at += shardSize) {
     const slice = items.slice(at, at + shardSize);
-    const chunk = Buffer.from(slice.map((item) => `${JSON.stringify(item)}\n`).join(''));
+    const chunk = encodeItems(slice);
     shards.push({ first: offset, count: chunk.length, items: slice.length });
     chunks.push(chunk);
     offset += chunk.length;
@@ -103,8 +103,14 @@ export async function writePage(
 /** Indices kept by one reader: shards are done roughly in order, so a few suffice. */
 const keptIndices = 16;
 
-/** Reads a shard's items. Open one for a worker's whole life: it keeps the indices that it met. */
+/** Reads a shard's items. Open one for long: it keeps the indices that it met. */
 export function openPlan(store: Store): (run: Run, shard: number) => Promise<Item[]> {
+  const readLines = openPlanLines(store);
+  return async (run, shard) => decodeItems(await readLines(run, shard), `the plan of run ${run.run}`);
+}
+
+/** As `openPlan`, but gives a shard's items as they stand in the plan: a line each. */
+export function openPlanLines(store: Store): (run: Run, shard: number) => Promise<Uint8Array> {
   const indices = new Map<string, Promise<PageIndex | undefined>>();
   const indexOf = (run: Run, page: number): Promise<PageIndex | undefined> => {
     const key = pageKey(run.run, page);
@@ -121,19 +127,27 @@ export function openPlan(store: Store): (run: Run, shard: number) => Promise<Ite
     const index = await indexOf(run, Math.floor(shard / shardsPerPage));
     const slice = index?.shards[shard % shardsPerPage];
     if (!index || !slice) throw new Error(`run ${run.run} has no shard ${shard} in its plan`);
-    return readSlice(store, index, slice);
+    return readLines(store, index, slice);
   };
 }
 
 /** The items of one shard of a page. */
 export async function readSlice(
   store: Store,
+  page: PageIndex,
+  shard: PageIndex['shards'][number],
+): Promise<Item[]> {
+  return decodeItems(await readLines(store, page, shard), page.itemsKey);
+}
+
+async function readLines(
+  store: Store,
   { itemsKey }: PageIndex,
   { first, count }: PageIndex['shards'][number],
-): Promise<Item[]> {
+): Promise<Uint8Array> {
   const lines = await store.read(itemsKey, { first, count });
   if (!lines) throw new Error(`${itemsKey} is missing`);
-  return decodeItems(lines, itemsKey);
+  return lines;
 }
 
 /** Every shard's number of items, in order: what parts are held against. */
@@ -161,6 +175,11 @@ export async function findFirst(end: number, fits: (at: number) => Promise<boole
     else first = at + 1;
   }
   return first;
+}
+
+/** A line each, as they stand in a plan. */
+export function encodeItems(items: readonly Item[]): Buffer {
+  return Buffer.from(items.map((item) => `${JSON.stringify(item)}\n`).join(''));
 }
 
 /** Throws where a line is no item. */

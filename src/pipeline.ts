@@ -5,13 +5,14 @@ import { type CommittedPart, findPart } from './committed.ts';
 import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
 import { partKey } from './layout.ts';
 import type { Lease } from './lease.ts';
-import { openPlan } from './page.ts';
+import { openPlanLines } from './page.ts';
 import type { encodePart } from './part.ts';
 import { readPartFooter } from './part-footer.ts';
 import { type Run, sourceName } from './run.ts';
+import type { EndedRows, FailedOutcome, Sheet } from './sheet.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
-import type { Item, Outcome, Provenance } from './types.ts';
+import type { Provenance } from './types.ts';
 import { isWebUri } from './uri.ts';
 
 /**
@@ -37,12 +38,15 @@ export interface PipelineParts {
   store: Store;
   batcher: Batcher;
   /** The step "write". What it makes stays where it was made, such as a thread of its own, until it is committed or dropped. */
-  encode(...rows: Parameters<typeof encodePart>): Promise<EncodedPart>;
+  encode(rows: EndedRows, ...made: Made): Promise<EncodedPart>;
   /** As it is when a part is encoded: a device that ran out of memory has a smaller batch since. */
   provenance: () => Pick<Provenance, 'lensmill' | 'device' | 'batch' | 'decoder'>;
   /** A shard's part stands; `places` says where its bytes are in the table of bytes met. */
   onPart?: (run: string, key: string, places: Int32Array) => void;
 }
+
+/** How rows were made, and what a part of them looks like. */
+export type Made = Parameters<typeof encodePart> extends [unknown, ...infer Rest] ? Rest : never;
 
 export interface EncodedPart {
   /** As `commitPart`. */
@@ -59,28 +63,28 @@ export interface Pipeline {
 }
 
 export function openPipeline({ store, batcher, encode, provenance, onPart }: PipelineParts): Pipeline {
-  const readItems = openPlan(store);
+  const readLines = openPlanLines(store);
 
   return {
     async processShard(run, shard, { lease, suspect }) {
       const standing = await ofStore(findPart(store, run.run, shard));
       if (standing) return ofStore(reportStanding(store, standing));
 
-      const items = await ofStore(readItems(run, shard));
-      const rows = await batcher.embed(run.run, items, { signal: lease.signal, suspect });
-      const failed = rows.outcomes.filter((outcome) => outcome.status === 'failed');
+      const lines = await ofStore(readLines(run, shard));
+      const rows = await batcher.embed(run.run, lines, { signal: lease.signal, suspect });
+      const { sheet, failures } = rows;
       // A retry is made of what failed: that much of it fails again says nothing of the source.
-      if (run.retryOf === null) throwIfSystemic(failed, items);
+      if (run.retryOf === null) throwIfSystemic([...failures.values()], sheet);
       atStep('shard embedded', run.run, shard);
 
       const started = performance.now();
-      const { outcomes, embeddings, scores, labels } = rows;
       const made = provenanceOf(run, shard, rows);
-      const part = await encode({ items, outcomes, embeddings, scores, labels }, made, {
+      const part = await encode({ sheet: sheet.memory, failures }, made, {
         dimension: run.model.dimension,
         topK: run.topK,
         embeddingType: run.embedding,
       });
+      const places = sheet.places.slice();
       rows.free();
       atStep('part encoded', run.run, shard);
       // The last moment to notice that the shard is another worker's by now. Who is stopped between here and the request
@@ -94,13 +98,13 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
       atStep('lease checked', run.run, shard);
       const commit = await ofStore(part.commit());
       atStep('part created', run.run, shard);
-      if (store.conditional) onPart?.(run.run, partKey(run.run, shard), rows.places);
+      if (store.conditional) onPart?.(run.run, partKey(run.run, shard), places);
       const { fetchMs, decodeMs, inferMs, reused } = rows;
       const writeMs = performance.now() - started;
       return {
-        items: items.length,
-        images: rows.outcomes.filter(({ status }) => status !== 'gone').length,
-        failed: failed.length,
+        items: sheet.rows,
+        images: sheet.rows - rows.gone,
+        failed: failures.size,
         reused,
         commit,
         fetchMs,
@@ -139,15 +143,15 @@ export async function ofStore<T>(answer: Promise<T>): Promise<T> {
 }
 
 /** A wrong key or a lost server must not burn an archive into failed rows. */
-function throwIfSystemic(failed: readonly Outcome[], items: readonly Item[]): void {
-  const unreadable = failed.filter(
-    (outcome) =>
-      outcome.status === 'failed' && ['access-denied', 'read-failed', 'timeout'].includes(outcome.error),
+function throwIfSystemic(failed: readonly FailedOutcome[], sheet: Sheet): void {
+  const unreadable = failed.filter(({ error }) =>
+    ['access-denied', 'read-failed', 'timeout'].includes(error),
   );
   const [first] = unreadable;
-  const least = items.some(({ uri }) => isWebUri(uri)) ? items.length : items.length / 2;
-  if (unreadable.length < Math.max(systemicRows, least) || first?.status !== 'failed') return;
-  const message = `${unreadable.length} of ${items.length} images cannot be read (${first.error}: ${first.message})`;
+  const { rows } = sheet;
+  if (!first || unreadable.length < Math.max(systemicRows, rows / 2)) return;
+  if (unreadable.length < rows && sheet.items(0, rows).some(({ uri }) => isWebUri(uri))) return;
+  const message = `${unreadable.length} of ${rows} images cannot be read (${first.error}: ${first.message})`;
   throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);
 }
 

@@ -1,5 +1,5 @@
 import { beforeEach, expect, test } from 'vitest';
-import { type FilledSlot, openBatcher } from '../src/batch.ts';
+import { openBatcher } from '../src/batch.ts';
 import { commitPart } from '../src/commit.ts';
 import { ConfigError } from '../src/errors.ts';
 import { type Lease, LeaseLost, openLease } from '../src/lease.ts';
@@ -7,10 +7,12 @@ import { encodePart } from '../src/part.ts';
 import { openPipeline, type Pipeline } from '../src/pipeline.ts';
 import { planRun } from '../src/plan.ts';
 import { claimRun, type Run } from '../src/run.ts';
+import { readSheet } from '../src/sheet.ts';
 import { FileStore } from '../src/stores/file.ts';
 import type { Store } from '../src/stores/store.ts';
-import type { Item, Outcome } from '../src/types.ts';
+import type { Item } from '../src/types.ts';
 import { makeRequest } from './helpers/requests.ts';
+import { entriesOf, type Told, tellOutcomes } from './helpers/slot-entries.ts';
 import { wrapStore } from './helpers/store-wrappers.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -44,42 +46,35 @@ async function plan(id: string, changes: { retryOf?: string; root?: string } = {
   );
 }
 
-const ok: Outcome = { status: 'ok', width: 1, height: 1, format: 'jpeg', bytes: 1, sha256: 'a'.repeat(64) };
-const denied: Outcome = { status: 'failed', error: 'access-denied', message: 'AccessDenied' };
-const lost: Outcome = { status: 'failed', error: 'timeout', message: 'no answer' };
+const ok: Told = { status: 'ok', width: 1, height: 1, format: 'jpeg', bytes: 1, sha256: 'a'.repeat(64) };
+const denied: Told = { status: 'failed', error: 'access-denied', message: 'AccessDenied' };
+const lost: Told = { status: 'failed', error: 'timeout', message: 'no answer' };
 
 /** A pipeline whose lanes say of row n what `tell` does, and whose model says nothing. */
 function pipelineOf(
-  tell: (row: number) => Outcome,
+  tell: (row: number) => Told,
   { output = store, onFilled = (): void => undefined } = {},
 ): Pipeline {
   const shape = { batch: 8, slots: 2, dimension: run.model.dimension, topK: run.topK };
   const batcher = openBatcher(
     {
-      fill: async (_slot, entries): Promise<FilledSlot> => {
+      embed: async (_slot, ranges) => {
         onFilled();
-        return {
-          outcomes: entries.map(({ item }) => tell(Number.parseInt(item.id, 10))),
-          places: new Int32Array(entries.length).fill(-1),
-          fetchMs: 0,
-          decodeMs: 0,
-        };
+        const entries = entriesOf(ranges);
+        const outcomes = entries.map(({ item }) => tell(Number.parseInt(item.id, 10)));
+        const exceptions = tellOutcomes(entries, outcomes);
+        for (const { sheet, row } of entries) sheet.places[row] = -1;
+        return { exceptions, fetchMs: 0, decodeMs: 0, inferMs: 0 };
       },
-      infer: async () => ({
-        embeddings: new Float32Array(8 * shape.dimension),
-        scores: new Float32Array(8 * shape.topK),
-        labels: new Int32Array(8 * shape.topK),
-        inferMs: 0,
-      }),
     },
     shape,
   );
   return openPipeline({
     store: output,
     batcher,
-    encode: async (...rows) => {
-      const part = encodePart(...rows);
-      const [, { run, shard }] = rows;
+    encode: async (rows, ...made) => {
+      const part = encodePart(readSheet(rows), ...made);
+      const [{ run, shard }] = made;
       return { commit: () => commitPart(output, run, shard, part), drop: () => undefined };
     },
     provenance: () => ({ lensmill: run.lensmill, device: 'cpu', batch: 8 }),

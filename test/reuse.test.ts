@@ -10,20 +10,23 @@ import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
-import { type BatchStages, openBatcher, type SlotEntry } from '../src/batch.ts';
+import { type BatchStages, openBatcher } from '../src/batch.ts';
 import { partKey } from '../src/layout.ts';
+import { encodeItems } from '../src/page.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run, RunRequest } from '../src/run.ts';
 import { makeSeenTable, openSeenTable } from '../src/seen.ts';
+import { openSheets, readSheet } from '../src/sheet.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
-import type { BatchResult, Item, KnownRow } from '../src/types.ts';
+import type { Item, KnownRow } from '../src/types.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from '../workers/lane.ts';
 import { openThread } from '../workers/thread.ts';
 import { moduleUrl } from './helpers/child.ts';
 import { type Ends, embeddingValue, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
+import { entriesOf, putValues, type SlotEntry, type Told, tellOutcomes } from './helpers/slot-entries.ts';
 import { sourceDefaults } from './helpers/source-options.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -218,7 +221,6 @@ function openWorld({
   slots = 2,
 }: World = {}) {
   const world = worlds++;
-  const contents = new Map<number, (Content | undefined)[]>();
   const memory = new Map<number, KnownRow>();
   const inferred: Content[] = [];
   const fills: SlotEntry[][] = [];
@@ -228,40 +230,34 @@ function openWorld({
   };
   const hashOf = (content: Content): string => sha256Of(`${world} ${content}`);
   const stages: BatchStages = {
-    async fill(slot, entries, signal) {
-      const number = fills.push([...entries]) - 1;
-      const places = new Int32Array(entries.length).fill(-1);
-      const decoded: (Content | undefined)[] = [];
-      const outcomes: Awaited<ReturnType<BatchStages['fill']>>['outcomes'] = [];
-      for (const [row, { item, anew }] of entries.entries()) {
-        if (row % 2 === 0) await step();
+    async embed(_slot, ranges, signal) {
+      const entries = entriesOf(ranges);
+      const number = fills.push(entries) - 1;
+      const outcomes: Told[] = [];
+      for (const [at, { sheet, row, item, anew }] of entries.entries()) {
+        if (at % 2 === 0) await step();
         signal.throwIfAborted();
         const sha256 = hashOf(item.size);
         const claim = seen.claim(sha256);
-        places[row] = claim?.place ?? -1;
+        sheet.places[row] = claim?.place ?? -1;
         const end = endOf(item.size);
         if (claim && !claim.isNew && !anew) outcomes.push({ status: 'repeat', sha256 });
         else if (end === 'ok')
           outcomes.push({ status: 'ok', sha256, bytes: 1, width: 1, height: 1, format: 'jpeg' });
         else outcomes.push({ status: 'failed', error: end, message: '', sha256, bytes: 1 });
-        decoded.push(outcomes.at(-1)?.status === 'ok' ? item.size : undefined);
       }
+      const exceptions = tellOutcomes(entries, outcomes);
       await step();
       if (broken.includes(number)) throw new Error('the lane broke');
-      contents.set(slot, decoded);
-      return { outcomes, places, fetchMs: 0, decodeMs: 0 };
-    },
-    async infer(slot): Promise<BatchResult & { inferMs: number }> {
-      const rows = contents.get(slot) ?? [];
+      signal.throwIfAborted();
+      const sizes = entries.map(({ item }) => item.size);
       await step();
-      inferred.push(...rows.filter((content) => content !== undefined));
-      const values = Array.from({ length: batch }, (_, row) => rows[row] ?? -1);
-      return {
-        embeddings: Float32Array.from(values),
-        scores: Float32Array.from(values),
-        labels: Int32Array.from(values),
-        inferMs: 1,
-      };
+      inferred.push(...sizes.filter((_, at) => outcomes[at]?.status === 'ok'));
+      putValues(
+        ranges,
+        sizes.map((size, at) => (outcomes[at]?.status === 'ok' ? size : -1)),
+      );
+      return { exceptions, fetchMs: 0, decodeMs: 0, inferMs: 1 };
     },
     memory: {
       async recall(_, place, sha256) {
@@ -283,7 +279,7 @@ function openWorld({
     inferred,
     fills,
     embed: (contents: readonly Content[], signal = new AbortController().signal) =>
-      batcher.embed('r', itemsOf(contents), { signal, suspect: false }),
+      batcher.embed('r', encodeItems(itemsOf(contents)), { signal, suspect: false }),
   };
 }
 
@@ -294,11 +290,12 @@ function itemsOf(contents: readonly Content[]): Item[] {
 type Embedded = Awaited<ReturnType<ReturnType<typeof openWorld>['embed']>>;
 
 /** Every row has what its own bytes come to. */
-function expectOwn(contents: readonly Content[], { outcomes, embeddings, labels, places }: Embedded): void {
+function expectOwn(contents: readonly Content[], { sheet, failures }: Embedded): void {
+  const { outcomes, embeddings, labels } = readSheet({ sheet: sheet.memory, failures });
   const found = contents.map((_, row) => {
     const outcome = outcomes[row];
     if (outcome?.status !== 'ok') return outcome?.status === 'failed' ? outcome.error : outcome;
-    return [embeddings[row], labels[row], (places[row] ?? -1) >= 0];
+    return [embeddings[row], labels[row], (sheet.places[row] ?? -1) >= 0];
   });
   const wanted = contents.map((content) =>
     endOf(content) === 'ok' ? [content, content, true] : endOf(content),
@@ -440,6 +437,7 @@ test('a fill that nobody waits for any more lets go of its slot when its last de
     reads: 2,
     readTimeoutMs: 10_000,
     decoder: 'auto',
+    sessionCalls: new SharedArrayBuffer(0),
     sources: { ...sourceDefaults, s3: { ...sourceDefaults.s3, endpoint } },
   } satisfies LaneOptions);
   try {
@@ -460,11 +458,12 @@ test('a fill that nobody waits for any more lets go of its slot when its last de
       kept: 0,
     };
     await lane.call({ kind: 'run', run, seen: undefined });
-    const entries = ['big.jpg', 'small.jpg', 'slow.jpg'].map((id) => ({
-      ...{ run: 'r', suspect: false, anew: false },
-      item: { id, uri: `s3://a/${id}`, etag: '"1"', size: 1000 },
+    const items = ['big.jpg', 'small.jpg', 'slow.jpg'].map((id) => ({
+      ...{ id, uri: `s3://a/${id}`, etag: '"1"', size: 1000 },
     }));
-    const filled = lane.call({ kind: 'fill', slot: 0, entries });
+    const sheet = openSheets({ dimension: 1, topK: 1 }).take(encodeItems(items)).memory;
+    const range = { run: 'r', sheet, first: 0, count: 3, suspect: false, anew: false };
+    const filled = lane.call({ kind: 'fill', slot: 0, ranges: [range] });
     filled.catch(() => undefined);
     await slowAsked.promise;
     await lane.call({ kind: 'abandon', slot: 0 });

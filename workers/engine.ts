@@ -12,9 +12,8 @@ import type { Store } from '../src/stores/store.ts';
 import { type ChosenArrangement, chooseArrangement } from '../src/tuning.ts';
 import { obtainModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
-import type { LaneReply } from './lane.ts';
 import { countLanes, openLanes } from './lanes.ts';
-import { makeSlot, type Slot, slotsPerSession } from './slot.ts';
+import { makeSlot, slotsPerSession } from './slot.ts';
 import { openThreads } from './thread.ts';
 
 /** What a user says of the device and of the way to it; 0 for `batch`, `lanes`, `sessions` or `threads`: what suits the device. */
@@ -108,7 +107,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     threads: sessionThreads,
   };
   const sessions = openThreads<InferenceRequest, InferenceReply>('inference', sessionCount, inferenceOptions);
-  const lanes = openLanes(laneCount, slots, settings);
+  const lanes = openLanes(laneCount, slots, settings, sessions);
   const announced = new Map<string, Promise<unknown>>();
   const memoryOf = new Map<string, Promise<Reuse>>();
   /** By run, once it is announced. */
@@ -116,13 +115,12 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const measures = { readMs: 0, decodeMs: 0, deviceMs: 0, batchImages: 0, batchRoom: 0 };
   /** Images that the lanes can have in hand at once. */
   const places = Math.min(laneCount * reads, slots.length * batch);
-  /** By slot: its images that are ready for the model. */
-  const ready = new Uint32Array(slots.length);
   let smallestBatch = batch;
   const cautiousUntil = performance.now() + options.cautiousMs;
 
   const close = async (): Promise<void> => {
-    await Promise.all([sessions.close(), lanes.close()]);
+    await lanes.close();
+    await sessions.close();
   };
   try {
     await sessions.callAll({ kind: 'open' });
@@ -133,29 +131,23 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
 
   const batcher = openBatcher(
     {
-      // Only 'open' and 'run' are answered with nothing.
-      async fill(slot, entries, signal) {
+      async embed(slot, ranges, signal) {
         const isCautious = performance.now() < cautiousUntil;
-        const wanted = isCautious ? entries.map((entry) => ({ ...entry, suspect: true })) : entries;
+        const wanted = isCautious ? ranges.map((range) => ({ ...range, suspect: true })) : ranges;
         const abort = { signal, abandon: { kind: 'abandon', slot } as const };
-        const filled = (await lanes.callOne(
-          { kind: 'fill', slot, entries: wanted },
-          abort,
-        )) as NonNullable<LaneReply>;
-        measures.readMs += filled.fetchMs / places;
-        measures.decodeMs += filled.decodeMs / Math.min(places, cores);
-        ready[slot] = filled.outcomes.filter(({ status }) => status === 'ok').length;
-        return filled;
-      },
-      async infer(slot) {
-        const done = (await sessions.callOne({ kind: 'infer', slot })) as NonNullable<InferenceReply>;
+        const done = await lanes.callOne({ kind: 'embed', slot, ranges: wanted }, abort);
+        if (!done) throw new Error('a lane gave nothing: this is a bug');
+        measures.readMs += done.fetchMs / places;
+        measures.decodeMs += done.decodeMs / Math.min(places, cores);
+        const { exceptions, inferred } = done;
+        if (!inferred) return { ...done, inferMs: 0 };
         // What was made before a session became smaller has the larger batch; a part tells the smallest.
-        smallestBatch = Math.min(smallestBatch, done.batch);
-        if (done.notice !== undefined) options.onNotice(done.notice);
-        measures.deviceMs += done.inferMs / sessionCount;
-        measures.batchImages += ready[slot] ?? 0;
+        smallestBatch = Math.min(smallestBatch, inferred.batch);
+        if (inferred.notice !== undefined) options.onNotice(inferred.notice);
+        measures.deviceMs += inferred.inferMs / sessionCount;
+        measures.batchImages += ranges.reduce((sum, { count }) => sum + count, -exceptions.length);
         measures.batchRoom += batch;
-        return { ...(slots[slot] as Slot).result, inferMs: done.inferMs }; // the batcher has no others
+        return { ...done, inferMs: inferred.inferMs };
       },
       memory: {
         async recall(id, place, sha256) {

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import type { Device } from '../src/devices/device.ts';
 import { makeGate } from '../src/objects/host-gate.ts';
 import { type Settings, sourceOptionsOf } from '../src/settings.ts';
+import type { InferenceReply, InferenceRequest } from './inference.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
 import type { Slot } from './slot.ts';
 import { openThreads, type Threads } from './thread.ts';
@@ -17,16 +18,20 @@ export function countLanes({ lanesPerCore }: Device, { lanes }: Pick<Settings, '
   return lanes || Math.max(leastLanes, Math.floor(availableParallelism() * lanesPerCore));
 }
 
-/** They are polite to the web's hosts together. */
+/** They are polite to the web's hosts together. 'embed' needs the `sessions`, which are to be closed after them. */
 export function openLanes(
   count: number,
   slots: readonly Slot[],
   settings: LaneSettings,
+  sessions?: Threads<InferenceRequest, InferenceReply>,
 ): Threads<LaneRequest, LaneReply> {
   const { reads, readTimeoutMs, decoder } = settings;
   const sources = sourceOptionsOf(settings);
   sources.web.gate = makeGate();
   const pixels = slots.map((slot) => slot.pixels);
-  const options: LaneOptions = { slots: pixels, reads, readTimeoutMs, decoder, sources };
-  return openThreads('lane', count, options);
+  const sessionCalls = new SharedArrayBuffer((sessions?.count ?? 0) * Int32Array.BYTES_PER_ELEMENT);
+  const options: LaneOptions = { slots: pixels, reads, readTimeoutMs, decoder, sources, sessionCalls };
+  const lanes = openThreads<LaneRequest, LaneReply>('lane', count, options);
+  if (sessions) lanes.connectTo(sessions);
+  return lanes;
 }

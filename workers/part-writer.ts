@@ -21,10 +21,10 @@ export function openPartWriter(options: WriterOptions): PartWriter {
   const thread = openThread<WriterRequest, WriterReply>('writer', options);
   let parts = 0;
   return {
-    async encode(...rows) {
+    async encode(rows, ...made) {
       const part = parts++;
-      await thread.call({ kind: 'encode', part, rows });
-      const [, { run, shard }] = rows;
+      await thread.call({ kind: 'encode', part, rows, made });
+      const [{ run, shard }] = made;
       return {
         // It answers as it was asked.
         commit: () => thread.call({ kind: 'commit', part, run, shard }) as Promise<CommitResult>,

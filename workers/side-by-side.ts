@@ -8,6 +8,8 @@ import type { FilledSlot } from '../src/batch.ts';
 import { describeDecoder } from '../src/decode.ts';
 import type { Device } from '../src/devices/device.ts';
 import { RunBlocked } from '../src/errors.ts';
+import { encodeItems } from '../src/page.ts';
+import { type FailedOutcome, openSheets, readSheet } from '../src/sheet.ts';
 import type { BatchResult, Item, Outcome } from '../src/types.ts';
 import type { EngineSettings } from './engine.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
@@ -32,7 +34,7 @@ export interface SideBySideOptions {
 
 export interface SideBySideBatch {
   items: readonly Item[];
-  outcomes: Outcome[];
+  outcomes: readonly Outcome[];
   /** Of each model; row r belongs to item r, and the rest of a last batch to none. */
   results: (BatchResult & { inferMs: number })[];
 }
@@ -57,6 +59,7 @@ export async function* embedSideBySide(
   const decoding = await describeDecoder(settings.decoder, run.model.resizeMode);
   decoding.notices.forEach(onNotice);
   const lanes = openLanes(laneCount, slots, settings);
+  const sheets = openSheets({ dimension, topK });
   const sessions = modelPaths.map((modelPath) => {
     const options: InferenceOptions = { slots, modelPath, device, batch, crop, threads };
     return openThreads<InferenceRequest, InferenceReply>('inference', 1, options);
@@ -94,12 +97,23 @@ export async function* embedSideBySide(
   async function fill(wanted: { turn: number; slot: number; items: readonly Item[] }) {
     const { slot } = wanted;
     // An image that ends the process that decodes it shall not end this one.
-    const entries = wanted.items.map((item) => ({ run: run.run, item, suspect: true, anew: false }));
+    const sheet = sheets.take(encodeItems(wanted.items));
+    const range = {
+      run: run.run,
+      sheet: sheet.memory,
+      first: 0,
+      count: sheet.rows,
+      suspect: true,
+      anew: false,
+    };
     const abort = { signal, abandon: { kind: 'abandon', slot } as const };
-    const filling = lanes.callOne({ kind: 'fill', slot, entries }, abort);
+    const filling = lanes.callOne({ kind: 'fill', slot, ranges: [range] }, abort);
     // Only 'run' and 'abandon' are answered with nothing.
-    const filled = (await Promise.race([filling, lost])) as NonNullable<LaneReply>;
-    return { ...wanted, outcomes: filled.outcomes.map(orRefusal) };
+    const { exceptions } = (await Promise.race([filling, lost])) as NonNullable<LaneReply>;
+    const failures = new Map(exceptions.map(({ at, outcome }) => [at, orRefusal(outcome)]));
+    const { outcomes } = readSheet({ sheet: sheet.memory, failures });
+    sheets.giveBack(sheet);
+    return { ...wanted, outcomes };
   }
 }
 
@@ -115,8 +129,8 @@ function copyOf({ result: { embeddings, scores, labels } }: Slot): BatchResult {
   return { embeddings: embeddings.slice(), scores: scores.slice(), labels: labels.slice() };
 }
 
-function orRefusal(outcome: FilledSlot['outcomes'][number]): Outcome {
+function orRefusal(outcome: FilledSlot['exceptions'][number]['outcome']): FailedOutcome {
   if (outcome.status === 'refused') throw new RunBlocked(outcome.message);
-  if (outcome.status === 'repeat') throw new Error('no bytes are remembered here: this is a bug');
-  return outcome;
+  if (outcome.status === 'failed') return outcome;
+  throw new Error(`an image is '${outcome.status}' here: this is a bug`);
 }

@@ -3,7 +3,7 @@
  * inference thread are each opened once, hold a session or clients, and must be let end by themselves: `terminate()` in
  * the middle of a model run aborts the process.)
  */
-import { parentPort, Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, parentPort, Worker } from 'node:worker_threads';
 import { ConfigError } from '../src/errors.ts';
 import { shareLoaders } from '../src/pixels/loaders.ts';
 
@@ -12,6 +12,8 @@ export interface Thread<Request, Reply> {
   lost: Promise<never>;
   /** Rejects with what the thread's handler threw, or when the thread is lost. */
   call(request: Request): Promise<Reply>;
+  /** Hands it one end of a channel to another thread: see `serveThread`. */
+  connect(port: MessagePort): void;
   /** For how long it ran JavaScript, or was blocked by what that called, since it began. */
   activeMs(): number;
   /** Lets the calls under way end, then the thread. Safe to call twice. */
@@ -21,6 +23,10 @@ export interface Thread<Request, Reply> {
 interface CallMessage<Request> {
   id: number;
   request: Request;
+}
+
+interface PortMessage {
+  port: MessagePort;
 }
 
 type ReplyMessage<Reply> = { id: number } & ({ reply: Reply } | { error: PortableError });
@@ -37,25 +43,17 @@ type ThreadName = 'lane' | 'inference' | 'writer' | 'projection';
 export function openThread<Request, Reply>(name: ThreadName, workerData: unknown): Thread<Request, Reply> {
   shareLoaders();
   const worker = new Worker(entryOf(name), { workerData, name });
-  const waiting = new Map<number, PromiseWithResolvers<Reply>>();
-  let calls = 0;
+  const calls = openCalls<Request, Reply>(worker);
   let lost: Error | undefined;
   let closing = false;
   const loss = Promise.withResolvers<never>();
   loss.promise.catch(() => undefined);
 
-  worker.on('message', (message: ReplyMessage<Reply>) => {
-    const call = waiting.get(message.id);
-    waiting.delete(message.id);
-    if ('error' in message) call?.reject(errorOf(message.error));
-    else call?.resolve(message.reply);
-  });
   const exited = new Promise<void>((resolve) => {
     const end = (error: Error): void => {
       lost ??= error;
       if (!closing) loss.reject(lost);
-      for (const call of waiting.values()) call.reject(lost);
-      waiting.clear();
+      calls.fail(lost);
     };
     worker.on('error', end);
     worker.on('exit', (code) => {
@@ -66,19 +64,43 @@ export function openThread<Request, Reply>(name: ThreadName, workerData: unknown
 
   return {
     lost: loss.promise,
-    call(request) {
-      if (lost) return Promise.reject(lost);
-      const call = Promise.withResolvers<Reply>();
-      const id = calls++;
-      waiting.set(id, call);
-      worker.postMessage({ id, request } satisfies CallMessage<Request>);
-      return call.promise;
-    },
+    call: (request) => (lost ? Promise.reject(lost) : calls.call(request)),
+    connect: (port) => worker.postMessage({ port } satisfies PortMessage, [port]),
     activeMs: () => worker.performance.eventLoopUtilization().active,
     async close() {
       closing = true;
       if (!lost) worker.postMessage(null);
       await exited;
+    },
+  };
+}
+
+interface Calls<Request, Reply> {
+  call(request: Request): Promise<Reply>;
+  /** Those under way. */
+  fail(error: Error): void;
+}
+
+function openCalls<Request, Reply>(port: Worker | MessagePort): Calls<Request, Reply> {
+  const waiting = new Map<number, PromiseWithResolvers<Reply>>();
+  let calls = 0;
+  port.on('message', (message: ReplyMessage<Reply>) => {
+    const call = waiting.get(message.id);
+    waiting.delete(message.id);
+    if ('error' in message) call?.reject(errorOf(message.error));
+    else call?.resolve(message.reply);
+  });
+  return {
+    call(request) {
+      const call = Promise.withResolvers<Reply>();
+      const id = calls++;
+      waiting.set(id, call);
+      port.postMessage({ id, request } satisfies CallMessage<Request>);
+      return call.promise;
+    },
+    fail(error) {
+      for (const call of waiting.values()) call.reject(error);
+      waiting.clear();
     },
   };
 }
@@ -92,6 +114,10 @@ export interface Threads<Request, Reply> {
    */
   callOne(request: Request, abort?: { signal: AbortSignal; abandon: Request }): Promise<Reply>;
   callAll(request: Request): Promise<Reply[]>;
+  /** Lets each of these threads call each of those. These must be closed first. */
+  connectTo<OtherRequest, OtherReply>(others: Threads<OtherRequest, OtherReply>): void;
+  connect(port: MessagePort, member: number): void;
+  readonly count: number;
   /** As of one thread, on average. */
   activeMs(): number;
   close(): Promise<void>;
@@ -130,6 +156,17 @@ export function openThreads<Request, Reply>(
       }
     },
     callAll: (request) => Promise.all(members.map(({ thread }) => thread.call(request))),
+    connectTo(others) {
+      for (const { thread } of members) {
+        for (let other = 0; other < others.count; other++) {
+          const { port1, port2 } = new MessageChannel();
+          others.connect(port2, other);
+          thread.connect(port1);
+        }
+      }
+    },
+    connect: (port, member) => members[member]?.thread.connect(port),
+    count,
     activeMs: () => members.reduce((sum, { thread }) => sum + thread.activeMs(), 0) / members.length,
     async close() {
       await Promise.all(members.map(({ thread }) => thread.close()));
@@ -138,33 +175,54 @@ export function openThreads<Request, Reply>(
 }
 
 /**
- * The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. `transferOf` says
- * what of a reply is handed over and not copied.
+ * The thread's side: answers calls until the other side closes, then lets go of what it holds and ends. A channel to another
+ * thread goes to `onPort`, for calls to that; or, without one, brings more calls.
  */
 export function serveThread<Request, Reply>(
   handle: (request: Request) => Promise<Reply>,
   release: () => Promise<void>,
-  transferOf: (reply: Reply) => ArrayBuffer[] = () => [],
+  onPort?: (port: MessagePort) => void,
 ): void {
-  const port = parentPort;
-  if (!port) throw new Error('this file is a thread, started by openThread');
+  if (!parentPort) throw new Error('this file is a thread, started by openThread');
+  const ports = [parentPort];
   const underWay = new Set<Promise<void>>();
-  port.on('message', (message: CallMessage<Request> | null) => {
-    if (message === null) {
-      void Promise.all(underWay)
-        .then(release)
-        .finally(() => port.close());
-      return;
-    }
-    const answered = handle(message.request)
+  serve(parentPort);
+
+  function serve(port: MessagePort): void {
+    port.on('message', (message: CallMessage<Request> | PortMessage | null) => {
+      if (message === null) close();
+      else if ('request' in message) answer(port, message);
+      else {
+        ports.push(message.port);
+        if (onPort) onPort(message.port);
+        else serve(message.port);
+      }
+    });
+  }
+
+  function answer(port: MessagePort, { id, request }: CallMessage<Request>): void {
+    const answered = handle(request)
       .then(
-        (reply): ReplyMessage<Reply> => ({ id: message.id, reply }),
-        (error): ReplyMessage<Reply> => ({ id: message.id, error: portableOf(error) }),
+        (reply): ReplyMessage<Reply> => ({ id, reply }),
+        (error): ReplyMessage<Reply> => ({ id, error: portableOf(error) }),
       )
-      .then((message) => port.postMessage(message, 'reply' in message ? transferOf(message.reply) : []));
+      .then((message) => port.postMessage(message));
     underWay.add(answered);
     void answered.finally(() => underWay.delete(answered));
-  });
+  }
+
+  function close(): void {
+    void Promise.all(underWay)
+      .then(release)
+      .finally(() => {
+        for (const port of ports) port.close();
+      });
+  }
+}
+
+/** Calls to a thread that a channel leads to. */
+export function callOver<Request, Reply>(port: MessagePort): (request: Request) => Promise<Reply> {
+  return openCalls<Request, Reply>(port).call;
 }
 
 /** This file's neighbours are .ts when run from source and .js when built. */

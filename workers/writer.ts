@@ -7,7 +7,9 @@ import { type CommitResult, commitPart } from '../src/commit.ts';
 import type { CommittedPart } from '../src/committed.ts';
 import { type PartFacts, readPartFacts } from '../src/finalize.ts';
 import { encodePart } from '../src/part.ts';
+import type { Made } from '../src/pipeline.ts';
 import type { S3Options } from '../src/s3.ts';
+import { type EndedRows, readSheet } from '../src/sheet.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { serveThread } from './thread.ts';
 
@@ -20,7 +22,7 @@ export interface WriterOptions {
 
 /** `part`: a number that the caller chooses; what was encoded is kept under it until it is committed or dropped. */
 export type WriterRequest =
-  | { kind: 'encode'; part: number; rows: Parameters<typeof encodePart> }
+  | { kind: 'encode'; part: number; rows: EndedRows; made: Made }
   | { kind: 'commit'; part: number; run: string; shard: number }
   | { kind: 'drop'; part: number }
   | { kind: 'read'; part: CommittedPart };
@@ -36,7 +38,7 @@ serveThread<WriterRequest, WriterReply>(
   async (request) => {
     switch (request.kind) {
       case 'encode':
-        encoded.set(request.part, encodePart(...request.rows));
+        encoded.set(request.part, encodePart(readSheet(request.rows), ...request.made));
         return undefined;
       case 'commit':
         return commitPart(store, request.run, request.shard, take(request.part));

@@ -1,8 +1,11 @@
 /** `lensmill verify --deep N`: some images are done again on this machine and held against their rows. */
+
 import { openEngine } from '../../workers/engine.ts';
 import { compareRow, type Tolerance, toleranceOf } from '../checks/compare.ts';
 import { chooseRows, readRows, type SampledRow } from '../checks/sample.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
+import { encodeItems } from '../page.ts';
+import { readSheet } from '../sheet.ts';
 import type { Store } from '../stores/store.ts';
 import { openView } from '../view.ts';
 import type { Context } from './command.ts';
@@ -75,10 +78,11 @@ export async function verifyDeep(
   }
 
   async function redo(rows: readonly SampledRow[]): Promise<void> {
-    const items = rows.map(({ item }) => item);
+    const lines = encodeItems(rows.map(({ item }) => item));
     // An image that ends the process that decodes it shall not end this one.
-    const embedding = engine.batcher.embed(run.run, items, { signal: interrupted, suspect: true });
-    const again = await Promise.race([embedding, engine.lost]);
+    const embedding = engine.batcher.embed(run.run, lines, { signal: interrupted, suspect: true });
+    const embedded = await Promise.race([embedding, engine.lost]);
+    const again = readSheet({ sheet: embedded.sheet.memory, failures: embedded.failures });
     for (const [at, row] of rows.entries()) {
       const outcome = again.outcomes[at];
       if (!outcome) throw new Error(`${row.item.id} has no outcome: this is a bug`);

@@ -1,12 +1,14 @@
 /** Finished runs of real pictures by a real model, without queue and workers. */
+
 import type { Context } from '../../src/cli/command.ts';
 import { planNewRun } from '../../src/cli/prepare.ts';
 import { commitPart } from '../../src/commit.ts';
 import { cpu } from '../../src/devices/cpu.ts';
 import { finalizeRun } from '../../src/finalize.ts';
-import { openPlan } from '../../src/page.ts';
+import { openPlanLines } from '../../src/page.ts';
 import { encodePart } from '../../src/part.ts';
 import { type Run, sourceName } from '../../src/run.ts';
+import { readSheet } from '../../src/sheet.ts';
 import type { Store } from '../../src/stores/store.ts';
 import { openEngine } from '../../workers/engine.ts';
 
@@ -18,16 +20,25 @@ export async function indexHere(
 ): Promise<Run> {
   const { settings, interrupted: signal } = context;
   const run = await planNewRun(context, store, sources, { run: id });
-  const readItems = openPlan(store);
+  const readLines = openPlanLines(store);
   const engine = await openEngine(store, run, { device: cpu, settings, cautiousMs: 0, onNotice: () => {} });
   try {
     await engine.announceRun({ ...run, reuse: false });
     for (let shard = 0; shard < run.shards; shard++) {
-      const rows = await engine.batcher.embed(id, await readItems(run, shard), { signal, suspect: false });
+      const rows = await engine.batcher.embed(id, await readLines(run, shard), { signal, suspect: false });
       const { lensmill, model, topK, embedding } = run;
       const made = { lensmill, source: sourceName(run), model, topK, device: 'cpu', batch: 8, reused: 0 };
       const shape = { dimension: model.dimension, topK, embeddingType: embedding };
-      await commitPart(store, id, shard, encodePart(rows, { run: id, shard, ...made }, shape));
+      await commitPart(
+        store,
+        id,
+        shard,
+        encodePart(
+          readSheet({ sheet: rows.sheet.memory, failures: rows.failures }),
+          { run: id, shard, ...made },
+          shape,
+        ),
+      );
       rows.free();
     }
     await finalizeRun(store, run);
