@@ -60,7 +60,8 @@ export interface ConsumerHandlers {
   /** Whether this worker can do a run's shards. */
   fits(run: string, needs: RunNeeds): boolean;
   onShard(taken: TakenShard): Promise<void>;
-  onFinalize(run: string): Promise<void>;
+  /** May go on to index what is finished: it ends early where the lease does. */
+  onFinalize(run: string, lease: Lease): Promise<void>;
   /** There was no shard to take; `isOpen`: of a run that is open and fits. */
   onNoShard?(isOpen: boolean): void;
 }
@@ -198,7 +199,7 @@ export function consumeShards(
   }
 
   async function handle(job: Job, lease: Lease): Promise<void> {
-    if (job.name === 'finalize') return handlers.onFinalize(finalizeJob.parse(job.data).run);
+    if (job.name === 'finalize') return handlers.onFinalize(finalizeJob.parse(job.data).run, lease);
     const { run, shard } = shardJob.parse(job.data);
     return handlers.onShard({ run, shard, lease, suspect: job.stalledCounter > 0 });
   }

@@ -37,6 +37,8 @@ const runRequest = z.object({
   calibrationKey: z.string().nullable().default(null),
   topK: z.number().int().positive(),
   embedding: z.enum(['float32', 'float16']),
+  /** Whoever finishes the run brings the retrieval index of its model up to date. Absent: nobody does. */
+  buildIndex: z.boolean().optional(),
   shardSize: z.number().int().positive(),
   maxPixels: z.number().int().positive(),
   maxBytes: z.number().int().positive(),

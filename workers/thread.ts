@@ -226,7 +226,7 @@ export function callOver<Request, Reply>(port: MessagePort): (request: Request) 
 }
 
 /** This file's neighbours are .ts when run from source and .js when built. */
-export function entryOf(name: ThreadName | 'worker' | 'decoder'): URL {
+export function entryOf(name: ThreadName | 'worker' | 'decoder' | 'indexer'): URL {
   return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
 }
 

@@ -25,6 +25,7 @@ import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { reportThroughput } from '../src/throughput.ts';
 import type { EngineSettings } from './engine.ts';
+import { indexAside } from './index-aside.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';
 import { openPartWriter, type PartWriter } from './part-writer.ts';
 import { openTally, type Tally } from './tally.ts';
@@ -137,13 +138,17 @@ async function consumeUntil(
         await queue.enqueueFinalize(id);
         atStep('finalize enqueued', id);
       },
-      async onFinalize(id) {
+      async onFinalize(id, lease) {
         atStep('finalize taken', id);
         const { items, ok, failed } = await ofStore(
           runOf(id).then((run) => finalizeRun(store, run, writer.readFacts)),
         );
         const throughput = reportThroughput((await queue.progress(id)).measures);
         log.info({ run: id, items, ok, failed, limit: throughput?.verdict }, 'run done');
+        // Who drives a run to its end builds its index too, and shows how far that is.
+        if ((await runOf(id)).buildIndex && id !== options.run) {
+          await indexAside({ output: options.output, run: id, settings: options.settings }, lease.signal);
+        }
       },
     },
   });

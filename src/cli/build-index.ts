@@ -12,7 +12,7 @@ import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { formatSeconds, type ProgressReporter, reportProgress } from './progress.ts';
+import { formatSeconds, withProgress } from './progress.ts';
 
 export function addBuildIndexCommand(program: Command): void {
   addCommand(program, 'build-index', {
@@ -120,25 +120,6 @@ function queriesOf(check: unknown): number {
   const queries = check === true ? 200 : Number(check);
   if (Number.isInteger(queries) && queries > 0) return queries;
   throw new ConfigError('bad-option', `--check: expected a number of images, got '${check}'`);
-}
-
-/** What is counted changes on the way. */
-async function withProgress<T>(
-  context: Context,
-  act: (update: (what: string, progress: { done: number; total: number }) => void) => Promise<T>,
-): Promise<T> {
-  let shown: { what: string; reporter: ProgressReporter } | undefined;
-  try {
-    return await act((what, progress) => {
-      if (shown?.what !== what) {
-        shown?.reporter.close();
-        shown = { what, reporter: reportProgress(what, context) };
-      }
-      shown.reporter.update(progress);
-    });
-  } finally {
-    shown?.reporter.close();
-  }
 }
 
 function resultOf({ record, changed, how, seconds, check }: Found): unknown {

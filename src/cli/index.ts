@@ -4,6 +4,7 @@ import { requirePrecision } from '../devices/device.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { requireRealDevice } from '../devices/sleep.ts';
 import type { Run } from '../run.ts';
+import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
 import { driveRun } from './drive.ts';
@@ -18,6 +19,7 @@ import {
 } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { type NewRunOptions, planNewRun } from './prepare.ts';
+import { withProgress } from './progress.ts';
 import { codeOf, summarize } from './summary.ts';
 
 export function addIndexCommand(program: Command): void {
@@ -62,5 +64,21 @@ export async function finishRun(context: Context, store: Store, run: Run): Promi
   }
   const { json, text } = summarize(store, run, driven.success, driven, context.settings);
   context.print(json, text);
+  await indexIfAsked(context, store, run);
   return codeOf(driven.success);
+}
+
+/** Builds the index that a finished run asked for. */
+export async function indexIfAsked(context: Context, store: Store, run: Run): Promise<void> {
+  if (!run.buildIndex) return;
+  const { indexFinishedRun } = await import('../search/index-run.ts');
+  const { log, settings, interrupted } = context;
+  await withProgress(context, (update) =>
+    indexFinishedRun(store, run, {
+      s3: s3OptionsOf(settings),
+      log,
+      signal: interrupted,
+      onProgress: ({ phase, ...progress }) => update(phase === 'rows' ? 'images' : 'searches', progress),
+    }),
+  );
 }

@@ -62,4 +62,5 @@ export const runOptions: readonly [string, string][] = [
     '--since <run>',
     'only what is new, changed or gone since that run; `latest`: the newest of this source and model',
   ],
+  ['--build-index', 'bring the retrieval index up to date when the run is finished'],
 ];

@@ -91,6 +91,8 @@ export interface NewRunOptions {
   run?: string | undefined;
   /** The run that it goes on from, or 'latest': the newest finished one of the same source and model, if there is one. */
   since?: string | undefined;
+  /** Its rows are put into the retrieval index when it is finished. */
+  buildIndex?: boolean | undefined;
 }
 
 /**
@@ -139,6 +141,7 @@ export async function planNewRun(
     calibrationKey: await publishCalibration(store, model),
     topK: settings.topK,
     embedding: settings.embedding,
+    ...(options.buildIndex && { buildIndex: true }),
     shardSize: settings.shardSize,
     maxPixels: settings.maxPixels,
     maxBytes: settings.maxBytes,

@@ -55,6 +55,25 @@ export function reportProgress(
   };
 }
 
+/** Progress of work in which what is counted changes on the way. */
+export async function withProgress<T>(
+  context: { terminal: Terminal; log: Logger },
+  act: (update: (what: string, progress: { done: number; total: number }) => void) => Promise<T>,
+): Promise<T> {
+  let shown: { what: string; reporter: ProgressReporter } | undefined;
+  try {
+    return await act((what, progress) => {
+      if (shown?.what !== what) {
+        shown?.reporter.close();
+        shown = { what, reporter: reportProgress(what, context) };
+      }
+      shown.reporter.update(progress);
+    });
+  } finally {
+    shown?.reporter.close();
+  }
+}
+
 /** '42 s', '3 min 05 s', '2 h 10 min'. */
 export function formatSeconds(seconds: number): string {
   const whole = Math.round(seconds);

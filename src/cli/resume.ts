@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { findSuccess, readRequest } from '../run.ts';
 import { addCommand, required } from './command.ts';
 import { enqueueRun } from './enqueue.ts';
-import { finishRun } from './index.ts';
+import { finishRun, indexIfAsked } from './index.ts';
 import { placeSettings, queueSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { completePlan } from './prepare.ts';
@@ -29,6 +29,7 @@ export function addResumeCommand(program: Command): void {
         if (!success) return await (enqueue ? enqueueRun : finishRun)(context, store, run);
         const { json, text } = summarize(store, run, success);
         context.print(json, `${text}\nnothing is left to do`);
+        await indexIfAsked(context, store, run);
         return codeOf(success);
       } finally {
         await store.close();

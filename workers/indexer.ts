@@ -1,0 +1,33 @@
+/** The process beside a worker that builds an index: reading parts would hold up the threads that serve the model. */
+import { openLog } from '../src/log.ts';
+import { readRequest } from '../src/run.ts';
+import { indexFinishedRun } from '../src/search/index-run.ts';
+import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import { openStore } from '../src/stores/open-store.ts';
+
+export interface IndexerRequest {
+  output: string;
+  run: string;
+  settings: Pick<Settings, 'logLevel' | 's3Endpoint' | 's3Region' | 'readTimeoutMs'>;
+}
+
+const stopped = new AbortController();
+process.on('SIGTERM', () => stopped.abort());
+process.on('disconnect', () => stopped.abort());
+// Ctrl-C reaches every process of the terminal; this one ends with its worker.
+process.on('SIGINT', () => undefined);
+
+process.once('message', async ({ output, run, settings }: IndexerRequest) => {
+  const log = openLog(settings.logLevel, (line) => process.stderr.write(line));
+  const s3 = s3OptionsOf(settings);
+  const store = openStore(output, s3);
+  try {
+    await store.probe();
+    await indexFinishedRun(store, await readRequest(store, run), { s3, log, signal: stopped.signal });
+  } catch (error) {
+    if (!stopped.signal.aborted) throw error;
+  } finally {
+    await store.close();
+    if (process.connected) process.disconnect();
+  }
+});
