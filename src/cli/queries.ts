@@ -62,12 +62,12 @@ async function findFile(index: SearchIndex, file: string, name: string): Promise
   const uri = fileUri(rawOfText(file));
   const image = await index.find(uri);
   if (image && image.etag === (await openFileObjects().stat(uri)).etag) return { name: image.id, image };
-  await requirePicture(file);
+  await requirePicture(file, name);
   return { name, picture: { file } };
 }
 
 /** Throws for what is no picture at all, before a model is loaded for it. */
-async function requirePicture(path: string): Promise<void> {
+async function requirePicture(path: string, name: string): Promise<void> {
   const file = await open(path).catch((error: Error) => {
     throw new ConfigError('no-file', `${path} cannot be read: ${error.message}`);
   });
@@ -75,7 +75,7 @@ async function requirePicture(path: string): Promise<void> {
     const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(16) });
     if (formatOf(buffer.subarray(0, bytesRead))) return;
     const message = 'it is not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture';
-    throw refuse(path, { error: bytesRead === 0 ? 'empty' : 'unsupported-format', message });
+    throw refuse(name, { error: bytesRead === 0 ? 'empty' : 'unsupported-format', message });
   } finally {
     await file.close();
   }

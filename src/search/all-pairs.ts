@@ -9,7 +9,7 @@ import type { Hit, SearchIndex } from './search-index.ts';
 
 export type ComparisonOptions = Pick<DuplicatesOptions, 'threshold' | 'filter' | 'signal' | 'onProgress'>;
 
-/** Images whose cosines are made together: ten milliseconds of two cores, 2 MB. */
+/** Images whose cosines are made together: 20 ms of a core, 2 MB. */
 const rowsAtOnce = 256;
 const columnsAtOnce = 2048;
 
