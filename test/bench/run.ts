@@ -14,6 +14,7 @@ const benches = [
   'lanes',
   'scale',
   'peers',
+  'search',
 ];
 
 const asked = process.argv.slice(2);
