@@ -1,6 +1,7 @@
 /** `lensmill serve`: the API and the page of an output, until it is stopped. */
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
 import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { errnoOf } from '../errno.ts';
@@ -74,7 +75,7 @@ export function addServeCommand(program: Command): void {
             );
           }
           const { port: bound } = server.server.address() as AddressInfo; // it listens at a port
-          const url = `http://${host.includes(':') ? `[${host}]` : host}:${bound}/#token=${token}`;
+          const url = `http://${shownHost(host)}:${bound}/#token=${token}`;
           print({ url, output: store.uri }, `${store.uri} is served at\n  ${url}\nStop it with Ctrl-C.`);
           if (!context.interrupted.aborted) await once(context.interrupted, 'abort');
           terminal.show(undefined);
@@ -96,6 +97,12 @@ async function queueAddress({ settings, log }: Context, name: string) {
     log.warn({ error: messageOf(error) }, 'runs are shown by the store until Redis answers'),
   );
   return { redisUrl: settings.redis, name };
+}
+
+/** As others call it: an address that stands for all addresses is none to connect to. */
+function shownHost(host: string): string {
+  if (host === '0.0.0.0' || host === '::') return hostname();
+  return host.includes(':') ? `[${host}]` : host;
 }
 
 function explainListening(error: unknown, host: string, port: number): unknown {

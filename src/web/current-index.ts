@@ -14,7 +14,7 @@ export interface CurrentIndex {
 }
 
 /** Between two looks for a newer one. */
-const lookMs = 10_000;
+const lookMs = 2_000;
 
 interface Opened {
   index: SearchIndex;

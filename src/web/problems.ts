@@ -33,11 +33,12 @@ export function problemOf(error: unknown): FailedReply {
     const { status, code, message, headers } = error;
     return { problem: { status, code, message }, headers };
   }
-  if (error instanceof ConfigError) return reply(statuses[error.code] ?? 500, error.code, messageOf(error));
+  if (error instanceof ConfigError) return reply(statuses[error.code] ?? 503, error.code, messageOf(error));
   if (hasZodFastifySchemaValidationErrors(error)) {
     const [first] = error.validation;
     const field = first?.instancePath.slice(1).replaceAll('/', '.');
-    const where = `${error.validationContext}${field ? `, ${field}` : ''}`;
+    const part = error.validationContext === 'querystring' ? 'query' : error.validationContext;
+    const where = `${part}${field ? `, ${field}` : ''}`;
     return reply(400, 'bad-request', `${where}: ${first?.message}`);
   }
   const { statusCode, code } = fastifyError(error);
@@ -47,17 +48,14 @@ export function problemOf(error: unknown): FailedReply {
   return reply(500, 'internal', 'the server failed at this; its log says why');
 }
 
-/** Where the operator must act: what that means for whoever asked. */
+/** What whoever asked could do; all else waits for the operator, as an index that is not built yet does: 503. */
 const statuses: Record<string, number> = {
-  'bad-filter': 400,
   'no-image': 404,
   'no-run': 404,
   'not-planned': 409,
   'not-finished': 409,
   'wrong-dimension': 409,
-  'other-model': 409,
-  'no-index': 503,
-  'store-unreachable': 503,
+  'no-direction': 422,
 };
 
 const wordings: Record<string, readonly [status: number, code: string, message: string]> = {
@@ -68,6 +66,10 @@ const wordings: Record<string, readonly [status: number, code: string, message: 
     'expected application/json, or multipart/form-data with pictures',
   ],
   FST_ERR_CTP_EMPTY_JSON_BODY: [400, 'bad-request', 'body: expected JSON, got nothing'],
+  FST_FILES_LIMIT: [413, 'too-many-pictures', 'too many pictures: 8 are taken at once'],
+  FST_PARTS_LIMIT: [413, 'too-many-pictures', 'too many parts: 8 pictures and a query are taken at once'],
+  FST_FIELDS_LIMIT: [400, 'bad-request', "body: expected one field, 'query'"],
+  FST_INVALID_JSON_FIELD_ERROR: [400, 'bad-request', 'body, query: expected JSON'],
   FST_ERR_CTP_INVALID_JSON_BODY: [400, 'bad-request', 'body: expected JSON'],
 };
 

@@ -1,4 +1,5 @@
 /** What stands in the query string of several routes. */
+import { parse } from 'node:querystring';
 import { z } from 'zod';
 import type { Filter } from '../search/search-index.ts';
 import { filter, searchQuery } from './api.ts';
@@ -7,16 +8,21 @@ const { shape } = filter;
 const whole = z.coerce.number().pipe(z.int());
 const wholeOrZero = whole.pipe(z.int().min(0));
 
-/** Given once or several times. */
-function several<T extends z.ZodType>(one: T, most: number) {
-  return z.union([z.array(one).max(most), one.transform((value) => [value])]).optional();
+/** Names that may be given several times. */
+const lists = ['label', 'run'];
+
+/** Where such a name is given once, its value is a list of one. */
+export function parseQueryString(text: string): Record<string, unknown> {
+  const query: Record<string, unknown> = parse(text);
+  for (const name of lists) if (typeof query[name] === 'string') query[name] = [query[name]];
+  return query;
 }
 
 /** A filter, its names in the singular where it is an array there. */
 export const filterQuery = z.strictObject({
-  label: several(wholeOrZero, 1000).describe('one of these is among its labels'),
+  label: z.array(wholeOrZero).max(1000).optional().describe('one of these is among its labels'),
   prefix: shape.prefix,
-  run: several(z.string().max(200), 100),
+  run: shape.runs,
   minBytes: wholeOrZero.optional(),
   maxBytes: wholeOrZero.optional(),
   minSide: wholeOrZero.optional().describe('pixels of its shorter side, at least'),

@@ -5,7 +5,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
 import { listParts } from '../committed.ts';
+import { messageOf } from '../errors.ts';
 import type { LiveThroughput } from '../live-throughput.ts';
+import type { Logger } from '../log.ts';
 import { listRuns } from '../run.ts';
 import { type RunRecords, readRecords, statusOf } from '../run-status.ts';
 import type { Store } from '../stores/store.ts';
@@ -42,7 +44,7 @@ interface Look {
 }
 
 /** `progress` where a Redis is named. */
-export function openRunWatch(store: Store, progress: ProgressReader | undefined): RunWatch {
+export function openRunWatch(store: Store, progress: ProgressReader | undefined, log: Logger): RunWatch {
   const known = new Map<string, KnownRun>();
   let ids: string[] = [];
   let listedAt = Number.NEGATIVE_INFINITY;
@@ -113,9 +115,12 @@ export function openRunWatch(store: Store, progress: ProgressReader | undefined)
     async *changes(signal) {
       let shown: string | undefined;
       while (!signal.aborted) {
-        const { facts, text } = await latest();
-        if (text !== shown) yield facts;
-        shown = text;
+        const seen = await latest().catch((error) => {
+          // It may answer again, and who watches is still there then.
+          log.warn({ error: messageOf(error) }, 'how the runs are is not known');
+        });
+        if (seen && seen.text !== shown) yield seen.facts;
+        shown = seen?.text ?? shown;
         await sleep(lookMs, undefined, { signal }).catch(() => undefined);
       }
     },

@@ -7,7 +7,7 @@ import { isRunId } from '../layout.ts';
 import { openView } from '../view.ts';
 import { failedImages, runs as runsSchema } from './api.ts';
 import { pageQuery, sizeQuery } from './queries.ts';
-import { answers, type Serving } from './serving.ts';
+import { answers, failures, type Serving } from './serving.ts';
 import { sendThumbnail, thumbnailAnswers } from './thumbnails.ts';
 
 /** What stands between us and a browser may end a connection that is silent for a minute. */
@@ -37,11 +37,19 @@ export const runRoutes =
       {
         // Without a word about `Accept`: its refusal would be no problem document.
         sse: 'manual',
+        // It would never end.
+        exposeHeadRoute: false,
         schema: {
           operationId: 'followRuns',
           tags: ['runs'],
           summary: 'that as server-sent events: `runs` at once, and whenever something has changed',
-          response: answers(runsSchema),
+          response: {
+            200: {
+              description: 'events, each with `event: runs` and, as its data, what GET /api/runs answers',
+              content: { 'text/event-stream': { schema: z.string() } },
+            },
+            ...failures,
+          },
         },
       },
       async (_request, reply) => {

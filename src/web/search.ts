@@ -1,17 +1,32 @@
 /** Search: by images of the index, by pictures that are sent, or by both. */
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
+import { z } from 'zod';
 import type { EmbeddedPicture } from '../../workers/embedder.ts';
 import type { Failure } from '../errors.ts';
 import type { SearchIndex } from '../search/search-index.ts';
-import { type SearchAsked, type SearchResult, searchResult } from './api.ts';
+import { type SearchAsked, type SearchResult, searchQuery, searchResult } from './api.ts';
 import { Refusal, uploadStatus } from './problems.ts';
 import { present } from './queries.ts';
 import { hitReply, namedLabels, namesOf } from './replies.ts';
 import { answers, type Serving } from './serving.ts';
-import { type NamedPicture, openUploadReader } from './upload.ts';
+import { mostPictures, type NamedPicture, openUploadReader } from './upload.ts';
 
 /** Each may need the model. */
 const searchesPerMinute = 240;
+
+/** For the document: bytes are not to be held against a schema. */
+const searchForm = z.any().meta({
+  type: 'object',
+  properties: {
+    picture: {
+      type: 'array',
+      maxItems: mostPictures,
+      items: { type: 'string', contentMediaType: 'image/*' },
+      description: 'JPEG, PNG, WebP, GIF, TIFF or AVIF files',
+    },
+    query: { type: 'string', contentMediaType: 'application/json', description: 'as the body in JSON' },
+  },
+});
 
 export const searchRoutes =
   ({ index, embedder, maxUploadBytes }: Serving): FastifyPluginAsyncZod =>
@@ -26,15 +41,25 @@ export const searchRoutes =
           operationId: 'search',
           tags: ['search'],
           summary: 'images like those that are given: several are averaged',
+          body: {
+            content: {
+              'application/json': { schema: searchQuery },
+              // Read as it comes, by upload.ts.
+              'multipart/form-data': { schema: searchForm },
+            },
+          },
           response: answers(searchResult),
         },
       },
       (request) =>
-        uploads.read(request, ({ query, pictures }) => {
-          if (query.keys.length + pictures.length === 0)
-            throw new Refusal(400, 'bad-request', 'nothing to search by: give keys, or pictures');
-          return index.use((opened) => search(opened, query, pictures, request.signal));
-        }),
+        // Where there is no index, no picture is read.
+        index.use((opened) =>
+          uploads.read(request, ({ query, pictures }) => {
+            if (query.keys.length + pictures.length === 0)
+              throw new Refusal(400, 'bad-request', 'nothing to search by: give keys, or pictures');
+            return search(opened, query, pictures, request.signal);
+          }),
+        ),
     );
 
     async function search(

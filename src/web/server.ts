@@ -5,14 +5,8 @@
 import helmet from '@fastify/helmet';
 import multipart from '@fastify/multipart';
 import rateLimit from '@fastify/rate-limit';
-import swagger from '@fastify/swagger';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
-import {
-  jsonSchemaTransform,
-  jsonSchemaTransformObject,
-  serializerCompiler,
-  validatorCompiler,
-} from 'fastify-type-provider-zod';
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { EmbedderSettings } from '../../workers/embedder.ts';
 import { openThumbnails, type ThumbnailSettings } from '../../workers/thumbnails.ts';
 import type { Device } from '../devices/device.ts';
@@ -22,15 +16,16 @@ import type { QueueAddress } from '../queue.ts';
 import type { OpenIndexOptions } from '../search/open-index.ts';
 import type { Settings } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
-import { version } from '../version.ts';
 import { isLoopback, namesThisMachine, openAccess } from './access.ts';
 import { openCurrentIndex } from './current-index.ts';
 import { duplicateRoutes } from './duplicates.ts';
 import { imageRoutes } from './images.ts';
 import { mapRoutes } from './map.ts';
 import { openMapMaker } from './map-maker.ts';
+import { registerOpenApi } from './openapi.ts';
 import { pageRoutes } from './page.ts';
 import { problemOf, Refusal } from './problems.ts';
+import { parseQueryString } from './queries.ts';
 import { openProgress } from './run-progress.ts';
 import { openRunWatch } from './run-watch.ts';
 import { runRoutes } from './runs.ts';
@@ -83,6 +78,7 @@ export async function openServer({
   const app = Fastify({
     bodyLimit: maxBodyBytes,
     requestTimeout: requestMs,
+    routerOptions: { querystringParser: parseQueryString },
     frameworkErrors: (error, _request, reply) => answerProblem(error, reply),
   });
   app.setValidatorCompiler(validatorCompiler);
@@ -100,7 +96,7 @@ export async function openServer({
     embedder: openSharedEmbedder(store, { device, settings }, log),
     maxUploadBytes: settings.maxUploadBytes,
     thumbnails: openThumbnailCache(thumbnails),
-    runs: openRunWatch(store, progress),
+    runs: openRunWatch(store, progress, log),
     log,
     closing: closing.signal,
   };
@@ -117,7 +113,10 @@ export async function openServer({
 
   const answerProblem = (error: unknown, reply: FastifyReply): FastifyReply => {
     const { problem, headers } = problemOf(error);
-    if (problem.status >= 500) log.error({ err: error, code: problem.code }, 'request failed');
+    const isGone = reply.raw.destroyed;
+    if (problem.code === 'internal' && !isGone) log.error({ err: error }, 'request failed');
+    else if (error instanceof ConfigError && problem.status === 503)
+      log.warn({ code: problem.code, error: problem.message }, 'request not done');
     // Serialised here: the schema of a route need not know it.
     return reply.code(problem.status).headers(headers).type('application/json').send(JSON.stringify(problem));
   };
@@ -133,21 +132,7 @@ export async function openServer({
     timeWindow: '1 minute',
     errorResponseBuilder: (_request, { ttl }) => tooMany(ttl),
   });
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.1.0',
-      info: {
-        title: 'lensmill',
-        description:
-          'Search, look at and compare the images of one output, and follow its runs. docs/api.md has examples.',
-        version,
-      },
-      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
-      security: [{ token: [] }],
-    },
-    transform: jsonSchemaTransform,
-    transformObject: jsonSchemaTransformObject,
-  });
+  await registerOpenApi(app);
 
   if (isLoopback(host)) {
     app.addHook('onRequest', async ({ headers }) => {

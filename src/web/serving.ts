@@ -24,7 +24,15 @@ export interface Serving {
 
 /** The answers of a route: what is checked before it leaves, and what the OpenAPI document says. */
 export const answers = <Success extends z.ZodType>(success: Success) => ({
-  200: success,
+  200: { description: 'done', content: asJson(success) },
   ...failures,
 });
-export const failures = { '4xx': problem, '5xx': problem };
+
+export const failures = {
+  '4xx': { description: 'the request is not done, for a reason of its own', content: asJson(problem) },
+  '5xx': { description: 'the request is not done, for a reason here', content: asJson(problem) },
+};
+
+function asJson<T extends z.ZodType>(schema: T): { 'application/json': { schema: T } } {
+  return { 'application/json': { schema } };
+}
