@@ -10,6 +10,7 @@
 import { hash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import pLimit from 'p-limit';
+import { describeDecoder } from '../src/decode.ts';
 import { type Device, requirePrecision } from '../src/devices/device.ts';
 import { requireRealDevice } from '../src/devices/sleep.ts';
 import type { Failure } from '../src/errors.ts';
@@ -75,7 +76,7 @@ const reads = 4;
 
 /**
  * Resolves when the model is loaded and warm. `run`: any finished run of the fingerprint. Throws ConfigError 'device-failed',
- * 'wrong-device' and those of `obtainModel`.
+ * 'wrong-device', 'no-native-decoder' and those of `obtainModel`.
  */
 export async function openEmbedder(
   store: Store,
@@ -87,6 +88,8 @@ export async function openEmbedder(
   const { crop } = preprocessing;
   requirePrecision(device, model.precision);
   requireRealDevice(device, model.ref);
+  // Throws where it insists on what is not here; that another one is slower is no matter for a few pictures.
+  if (settings.decoder === 'native') await describeDecoder(settings.decoder, resizeMode);
   const modelPath = await obtainModel(store, run, settings);
 
   const slot = makeSlot({ batch: 1, crop, dimension, topK });
