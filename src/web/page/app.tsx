@@ -2,7 +2,7 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import type { IndexFacts } from '../api.ts';
-import { useAsk } from './ask.ts';
+import { type Asked, forgetAnswers, useAsk } from './ask.ts';
 import { askIndex, type ProblemError, session } from './client.ts';
 import { count, counted } from './format.ts';
 import { DropZone } from './parts/drop-zone.tsx';
@@ -40,7 +40,7 @@ export function App({ problem }: { problem: ProblemError | undefined }) {
 function Page() {
   const { view } = useStore(route);
   const [isHelp, setHelp] = useState(false);
-  const { value: index, problem, retry } = useAsk('index', askIndex);
+  const { value: index, problem, retry } = useIndex();
   useKeys(() => setHelp(true));
   useEffect(() => {
     document.title = `${viewNames[view][0]} · lensmill`;
@@ -73,12 +73,31 @@ function Page() {
       <main class="main" id="main" tabIndex={-1}>
         {problem && view !== 'runs' && <ProblemNotice problem={problem} retry={retry} />}
         {index && view !== 'runs' && <IndexNotices index={index} />}
-        <ViewOf view={view} index={index} />
+        <ViewOf key={index?.builtAt} view={view} index={index} />
       </main>
       <DropZone />
       {isHelp && <Help onClose={() => setHelp(false)} />}
     </>
   );
+}
+
+/** Between two looks at the index: it may be built, or grow, while the page is open. */
+const lookMs = 20_000;
+let builtAt: string | undefined;
+
+function useIndex(): Asked<IndexFacts> {
+  const [look, setLook] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || setLook((n) => n + 1), lookMs);
+    return () => clearInterval(timer);
+  }, []);
+  return useAsk(`index ${look}`, async (signal) => {
+    const index = await askIndex(signal);
+    // What was answered before is of the index that was there before.
+    if (index.builtAt !== builtAt) forgetAnswers();
+    builtAt = index.builtAt;
+    return index;
+  });
 }
 
 function ViewOf({ view, index }: { view: View; index: IndexFacts | undefined }): ComponentChildren {

@@ -1,7 +1,7 @@
 /** Filters of a search: what is set here stands in the URL. On a small screen they open with a button. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { LabelCounts } from '../../api.ts';
-import { score } from '../format.ts';
+import { bytes, score } from '../format.ts';
 import { go, withParams } from '../route.ts';
 import { hasFilter, withoutFilter } from '../search-state.ts';
 import { Icon } from './icon.tsx';
@@ -28,6 +28,10 @@ export function FilterBar({
   const field = (name: string) => ({
     value: params.get(name) ?? '',
     onValue: (value: string) => change({ [name]: value || null }, true),
+  });
+  const kilobytes = (name: string) => ({
+    value: params.has(name) ? String(Number(params.get(name)) / 1_000) : '',
+    onValue: (value: string) => change({ [name]: value && String(Math.round(Number(value) * 1_000)) }, true),
   });
   return (
     <section class="filters" aria-label="Filters" data-open={isOpen}>
@@ -66,8 +70,8 @@ export function FilterBar({
       </div>
       <div class="filters-more">
         <TypedField label="Shorter side, at least" unit="px" type="number" {...field('minSide')} />
-        <TypedField label="File, at least" unit="bytes" type="number" {...field('minBytes')} />
-        <TypedField label="File, at most" unit="bytes" type="number" {...field('maxBytes')} />
+        <TypedField label="File, at least" unit="kB" type="number" {...kilobytes('minBytes')} />
+        <TypedField label="File, at most" unit="kB" type="number" {...kilobytes('maxBytes')} />
         <TypedField label="Run since" type="date" {...field('since')} />
         <TypedField label="Run before" type="date" {...field('before')} />
       </div>
@@ -87,8 +91,8 @@ function SetFilters({ params, counts }: { params: URLSearchParams; counts: Label
     run: (value) => `run ${value}`,
     minScore: (value) => `score ≥ ${score(Number(value))}`,
     minSide: (value) => `side ≥ ${value} px`,
-    minBytes: (value) => `file ≥ ${value} bytes`,
-    maxBytes: (value) => `file ≤ ${value} bytes`,
+    minBytes: (value) => `file ≥ ${bytes(Number(value))}`,
+    maxBytes: (value) => `file ≤ ${bytes(Number(value))}`,
     since: (value) => `run since ${value}`,
     before: (value) => `run before ${value}`,
   };

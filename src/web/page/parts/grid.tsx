@@ -1,5 +1,5 @@
 /** Pictures in rows of one height, each as wide as it is. Arrow keys move; one card at a time is in the order of Tab. */
-import { useRef, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import type { HitReply, Image } from '../../api.ts';
 import { nameOf, score } from '../format.ts';
 import { Icon } from './icon.tsx';
@@ -17,6 +17,12 @@ export interface GridActions {
   /** The key a. */
   onAdd(key: string): void;
 }
+
+/**
+ * Whether the focus was last in a grid. Results that follow take it over: it would else be lost with the card that was chosen.
+ * Of the page, since the grid of a search is another one than that of the archive.
+ */
+let hasFocus = false;
 
 /** Narrower and wider pictures are cut, so that captions have room and rows stay even. */
 const narrowest = 0.72;
@@ -37,6 +43,11 @@ export function Grid({
   const [current, setCurrent] = useState<string>();
   const list = useRef<HTMLUListElement>(null);
   const reached = images.some(({ key }) => key === current) ? current : images[0]?.key;
+
+  useEffect(() => {
+    if (hasFocus && document.activeElement === document.body)
+      list.current?.querySelector<HTMLElement>('a[tabindex="0"]')?.focus({ preventScroll: true });
+  }, [images]);
 
   function onKeyDown(event: KeyboardEvent): void {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -64,9 +75,14 @@ export function Grid({
       class="grid"
       aria-label={label}
       onKeyDown={onKeyDown}
-      onFocusIn={({ target }) =>
-        setCurrent(target instanceof Element ? target.closest<HTMLElement>('.card')?.dataset.key : undefined)
-      }
+      onFocusIn={({ target }) => {
+        hasFocus = true;
+        setCurrent(target instanceof Element ? target.closest<HTMLElement>('.card')?.dataset.key : undefined);
+      }}
+      onFocusOut={({ relatedTarget }) => {
+        // Null where the card is gone, or the window.
+        if (relatedTarget) hasFocus = false;
+      }}
     >
       {images.map((image) => (
         <Card key={image.key} image={image} isReached={image.key === reached} why={why} actions={actions} />
