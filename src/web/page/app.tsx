@@ -71,7 +71,8 @@ function Page() {
         </button>
       </header>
       <main class="main" id="main" tabIndex={-1}>
-        {problem && view !== 'runs' && <ProblemNotice problem={problem} retry={retry} />}
+        {/* Later ones are told by what was asked for. */}
+        {problem && !index && view !== 'runs' && <ProblemNotice problem={problem} retry={retry} />}
         {index && view !== 'runs' && <IndexNotices index={index} />}
         <ViewOf key={index?.builtAt} view={view} index={index} />
       </main>

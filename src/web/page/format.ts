@@ -31,5 +31,11 @@ export function duration(seconds: number): string {
 export const moment = (time: string | Date): string =>
   new Date(time).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 
+/** The time alone where that says which day. */
+export function momentToCome(seconds: number): string {
+  const then = new Date(Date.now() + seconds * 1_000);
+  return seconds < 12 * 3_600 ? then.toLocaleTimeString(undefined, { timeStyle: 'short' }) : moment(then);
+}
+
 /** The last name of an id's path. */
 export const nameOf = (id: string): string => id.slice(id.lastIndexOf('/') + 1) || id;

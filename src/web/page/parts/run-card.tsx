@@ -1,6 +1,6 @@
 /** A run: how far, how fast, what limits it, when it ends, what failed. */
 import type { RunFacts } from '../../api.ts';
-import { count, duration, moment, percent, rate } from '../format.ts';
+import { count, duration, moment, momentToCome, percent, rate } from '../format.ts';
 import { historyOf } from '../live-runs.ts';
 import { Bars } from './bars.tsx';
 import { Failures } from './failures.tsx';
@@ -104,7 +104,7 @@ function Progress({
     ...(state === 'unfinished' && secondsLeft
       ? [
           ['Done in', duration(secondsLeft)] as [string, string],
-          ['At', moment(new Date(Date.now() + secondsLeft * 1_000))] as [string, string],
+          ['At', momentToCome(secondsLeft)] as [string, string],
         ]
       : []),
   ];
