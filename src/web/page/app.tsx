@@ -8,7 +8,7 @@ import { count, counted } from './format.ts';
 import { DropZone } from './parts/drop-zone.tsx';
 import { Help } from './parts/help.tsx';
 import { Icon, type IconName } from './parts/icon.tsx';
-import { CommandLine, Notice, ProblemNotice } from './parts/notice.tsx';
+import { CommandLine, Empty, Notice, ProblemNotice, Words } from './parts/notice.tsx';
 import { TokenForm } from './parts/token-form.tsx';
 import { route, type View, views } from './route.ts';
 import { useStore } from './store.ts';
@@ -72,7 +72,7 @@ function Page() {
       </header>
       <main class="main" id="main" tabIndex={-1}>
         {/* Later ones are told by what was asked for. */}
-        {problem && !index && view !== 'runs' && <ProblemNotice problem={problem} retry={retry} />}
+        {problem && !index && view !== 'runs' && <NoIndex problem={problem} retry={retry} />}
         {index && view !== 'runs' && <IndexNotices index={index} />}
         <ViewOf key={index?.builtAt} view={view} index={index} />
       </main>
@@ -113,6 +113,18 @@ function ViewOf({ view, index }: { view: View; index: IndexFacts | undefined }):
     case 'map':
       return <MapView />;
   }
+}
+
+function NoIndex({ problem, retry }: { problem: ProblemError; retry: () => void }) {
+  if (problem.code !== 'no-index') return <ProblemNotice problem={problem} retry={retry} />;
+  return (
+    <Empty icon="search" title="No index yet">
+      <p>
+        <Words text={problem.message} />
+      </p>
+      <p>Once it is built, it is shown here by itself. The runs are there already.</p>
+    </Empty>
+  );
 }
 
 function Served({ index: { images, output, model } }: { index: IndexFacts }) {

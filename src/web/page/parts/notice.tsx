@@ -14,13 +14,31 @@ export function ProblemNotice({
   return (
     <div class="notice notice-problem" role="alert" data-code={problem.code}>
       <Icon name="warning" />
-      <p>{problem.message}</p>
+      <p>
+        <Words text={problem.message} />
+      </p>
       {retry && (
         <button type="button" class="button" onClick={retry}>
           Try again
         </button>
       )}
     </div>
+  );
+}
+
+/** A message of the server: what stands in backticks is typed, a command can be copied. */
+export function Words({ text }: { text: string }) {
+  return (
+    <>
+      {text.split('`').map((words, at) => {
+        if (at % 2 === 0) return words;
+        return words.startsWith('lensmill ') ? (
+          <CommandLine key={at} text={words} />
+        ) : (
+          <code key={at}>{words}</code>
+        );
+      })}
+    </>
   );
 }
 
