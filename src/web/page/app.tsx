@@ -118,7 +118,7 @@ function ViewOf({ view, index }: { view: View; index: IndexFacts | undefined }):
 function NoIndex({ problem, retry }: { problem: ProblemError; retry: () => void }) {
   if (problem.code !== 'no-index') return <ProblemNotice problem={problem} retry={retry} />;
   return (
-    <Empty icon="search" title="No index yet">
+    <Empty icon="search" title="No index yet" level="h1">
       <p>
         <Words text={problem.message} />
       </p>

@@ -60,16 +60,19 @@ export function Notice({
 export function Empty({
   icon,
   title,
+  level: Title = 'h2',
   children,
 }: {
   icon: IconName;
   title: string;
+  /** 'h1' where the view has no other title. */
+  level?: 'h1' | 'h2';
   children?: ComponentChildren;
 }) {
   return (
     <div class="empty">
       <Icon name={icon} />
-      <h2>{title}</h2>
+      <Title>{title}</Title>
       <div class="empty-text">{children}</div>
     </div>
   );
