@@ -85,7 +85,10 @@ export const searchRoutes =
         hits: hits.map((hit) => hitReply(hit, names)),
         pictures: embedded.map(({ name, picture }) => ({ name, labels: namedLabels(picture, names) })),
         refused: refused.map(({ name, error, message }) => ({ name, code: error, message })),
-        took: { embedMs: embeddedAt - started, searchMs: performance.now() - embeddedAt },
+        took: {
+          embedMs: pictures.length === 0 ? 0 : embeddedAt - started,
+          searchMs: performance.now() - embeddedAt,
+        },
       };
     }
 
