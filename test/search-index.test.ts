@@ -1,4 +1,6 @@
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { indexPrefix } from '../src/layout.ts';
 import { buildIndex } from '../src/search/build.ts';
 import { openIndex } from '../src/search/open-index.ts';
 import { listIndexes, unindexedRuns } from '../src/search/record.ts';
@@ -14,8 +16,14 @@ const s3 = testS3Options();
 const fingerprint = makeRequest('any').model.fingerprint;
 const closing = closeAfterEach();
 
+/** What URIs and paths make something of. */
+const name = "it's a #1 of 100% %20 & ü?";
+
 async function newStore(kind: 'file' | 's3'): Promise<Store> {
-  const store = openStore(kind === 'file' ? tempFolder() : `s3://${await makeBucket()}/out`, s3);
+  const store = openStore(
+    kind === 'file' ? join(tempFolder(), name) : `s3://${await makeBucket()}/${name}`,
+    s3,
+  );
   await store.probe();
   return store;
 }
@@ -28,6 +36,9 @@ describe.each(['file', 's3'] as const)('an index on %s', (kind) => {
     });
     const { record, how } = await buildIndex(store, { fingerprint, s3 });
     expect([record.images, how]).toEqual([5, 'built']);
+    // The table lies where the records do, whatever its library makes of the name.
+    const stored = (await Array.fromAsync(store.list(indexPrefix(fingerprint)))).map(({ key }) => key);
+    expect(stored.filter((key) => key.includes('/images.lance/')).length).toBeGreaterThan(2);
     const index = closing(await openIndex(store, { s3 }));
     expect((await index.list({ limit: 10 })).map(({ id }) => id).toSorted()).toEqual([
       'a',

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { type RunRequest, readRequest } from '../run.ts';
 import { type Build, buildIndex } from '../search/build.ts';
+import { spoiling } from '../search/index-run.ts';
 import { openIndex } from '../search/open-index.ts';
 import { type Check, checkIndex, promisedRecall } from '../search/recall.ts';
 import { finishedRuns } from '../search/record.ts';
@@ -39,12 +40,7 @@ export function addBuildIndexCommand(program: Command): void {
       const s3 = s3OptionsOf(settings);
       const store = await openOutput(settings);
       try {
-        if (!store.conditional) {
-          context.log.warn(
-            { output: store.uri },
-            'this store cannot create objects atomically: two builds of one index at once would spoil it, so see that there is one',
-          );
-        }
+        if (!store.conditional) context.log.warn({ output: store.uri }, spoiling);
         const found: Found[] = [];
         for (const fingerprint of await chooseModels(store, options)) {
           const startedAt = performance.now();

@@ -6,6 +6,10 @@ import type { RunRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
 import { type Build, type BuildOptions, buildIndex } from './build.ts';
 
+/** To be said of a store whose `conditional` is false. */
+export const spoiling =
+  'this store cannot create objects atomically: two builds of one index at once would spoil it, so see that there is one';
+
 /** Between two looks at an index that another process builds: it may have begun before this run was finished. */
 const busyMs = 5_000;
 
@@ -19,6 +23,7 @@ export async function indexFinishedRun(
   { log, ...options }: Omit<BuildOptions, 'fingerprint' | 'rebuild'> & { log: Logger },
 ): Promise<Build | undefined> {
   const { fingerprint } = model;
+  if (!store.conditional) log.warn({ output: store.uri }, spoiling);
   for (let isTold = false; ; isTold = true) {
     try {
       const build = await buildIndex(store, { ...options, fingerprint });

@@ -4,9 +4,11 @@
  */
 import type { Connection, Table } from '@lancedb/lancedb';
 import { indexPrefix, indexTable } from '../layout.ts';
-import { findS3Server, type S3Options } from '../s3-client.ts';
+import type { S3Options } from '../s3-client.ts';
 import { pathOfUri, schemeOf } from '../uri.ts';
 import { type Batch, columnOf, encodeImages, type ImageRows } from './arrow.ts';
+import { explainLanceError, isMissing } from './lance-errors.ts';
+import { s3Access } from './s3-access.ts';
 
 /** Where a table lies, and how to get there. */
 export interface TablePlace {
@@ -77,38 +79,44 @@ export class ImageTable {
 
   /** Takes the place of a table that is there; its versions stay. */
   static async create(place: TablePlace, rows: ImageRows, dimension: number): Promise<ImageTable> {
-    const { connection, ...opened } = await openLance(place);
+    const opened = await openLance(place);
     opened.table?.close();
-    const table = await connection.createTable(indexTable, encodeImages(rows, dimension), {
-      mode: 'overwrite',
-    });
-    return new ImageTable(place, { ...opened, connection, table });
+    try {
+      const images = encodeImages(rows, dimension);
+      const table = await opened.connection.createTable(indexTable, images, { mode: 'overwrite' });
+      return new ImageTable(place, { ...opened, table });
+    } catch (error) {
+      closeLance(opened);
+      throw explainLanceError(error, place.output);
+    }
   }
 
   async version(): Promise<number> {
-    return (await this.#table()).version();
+    return this.#act((table) => table.version());
   }
 
   /** Makes `version` the newest again. */
   async restore(version: number): Promise<void> {
-    const table = await this.#table();
-    await table.checkout(version);
-    await table.restore();
-    await table.checkoutLatest();
+    await this.#act(async (table) => {
+      await table.checkout(version);
+      await table.restore();
+      await table.checkoutLatest();
+    });
   }
 
   /** Gives the version that it made. */
   async append(rows: ImageRows, dimension: number): Promise<number> {
-    return (await (await this.#table()).add(encodeImages(rows, dimension))).version;
+    const { version } = await this.#act((table) => table.add(encodeImages(rows, dimension)));
+    return version;
   }
 
   async remove(where: string): Promise<{ version: number; rows: number }> {
-    const { version, numDeletedRows } = await (await this.#table()).delete(where);
+    const { version, numDeletedRows } = await this.#act((table) => table.delete(where));
     return { version, rows: numDeletedRows };
   }
 
   async count(where?: string): Promise<number> {
-    return (await this.#table()).countRows(where);
+    return this.#act((table) => table.countRows(where));
   }
 
   /**
@@ -119,56 +127,61 @@ export class ImageTable {
     const { Index } = await import('@lancedb/lancedb');
     const shape = { numPartitions: partitions, numBits: bits, distanceType: 'cosine' as const };
     const config = Index.ivfRq({ ...shape, ...training });
-    await (await this.#table()).createIndex(column, { config, name: vectorIndex, replace: true });
+    await this.#act((table) => table.createIndex(column, { config, name: vectorIndex, replace: true }));
   }
 
   async dropVectorIndex(): Promise<void> {
-    const table = await this.#table();
-    const indexes = await table.listIndices();
-    if (indexes.some(({ name }) => name === vectorIndex)) await table.dropIndex(vectorIndex);
+    await this.#act(async (table) => {
+      const indexes = await table.listIndices();
+      if (indexes.some(({ name }) => name === vectorIndex)) await table.dropIndex(vectorIndex);
+    });
   }
 
   /** Of what rows are looked up and filtered by. */
   async indexColumns(): Promise<void> {
     const { Index } = await import('@lancedb/lancedb');
-    const table = await this.#table();
-    for (const name of ['key', 'id', 'uri', 'bytes', 'side', 'run_at'])
-      await table.createIndex(name, { config: Index.btree(), replace: true });
-    await table.createIndex('run', { config: Index.bitmap(), replace: true });
-    await table.createIndex('labels', { config: Index.labelList(), replace: true });
+    await this.#act(async (table) => {
+      for (const name of ['key', 'id', 'uri', 'bytes', 'side', 'run_at'])
+        await table.createIndex(name, { config: Index.btree(), replace: true });
+      await table.createIndex('run', { config: Index.bitmap(), replace: true });
+      await table.createIndex('labels', { config: Index.labelList(), replace: true });
+    });
   }
 
   /** Rows that the vectors' index does not hold, so that each is compared in every search; files that rows lie in. */
   async facts(): Promise<{ loose: number; files: number }> {
-    const table = await this.#table();
-    const [index, { fragmentStats }] = await Promise.all([table.indexStats(vectorIndex), table.stats()]);
+    const [index, { fragmentStats }] = await this.#act((table) =>
+      Promise.all([table.indexStats(vectorIndex), table.stats()]),
+    );
     return { loose: index?.numUnindexedRows ?? 0, files: fragmentStats.numFragments };
   }
 
   /** Joins small files and brings all indexes up to date. Versions made before `oldest` go, but never the newest. */
   async optimize(oldest: Date): Promise<void> {
-    await (await this.#table()).optimize({ cleanupOlderThan: oldest });
+    await this.#act((table) => table.optimize({ cleanupOlderThan: oldest }));
   }
 
   /** Rows whose vectors are closest, with `_distance`: 1 - cosine. */
   async *nearest(request: Nearest, columns: readonly string[]): AsyncGenerator<Batch> {
     const { vector, k, where, exact, nprobes, refineFactor } = request;
-    let query = (await this.#table()).query().nearestTo(vector).column(column).distanceType('cosine');
+    const table = await this.#act(async (opened) => opened);
+    let query = table.query().nearestTo(vector).column(column).distanceType('cosine');
     query = query.limit(k).select([...columns, '_distance']);
     if (where !== undefined) query = query.where(where);
     if (exact) query = query.bypassVectorIndex();
     if (nprobes !== undefined) query = query.nprobes(nprobes);
     if (refineFactor !== undefined) query = query.refineFactor(refineFactor);
-    yield* query;
+    yield* this.#batches(query);
   }
 
   /** Some columns of the rows that fit. */
   async *select({ columns, where, limit, orderBy }: Selection): AsyncGenerator<Batch> {
-    let query = (await this.#table()).query().select([...columns]);
+    const table = await this.#act(async (opened) => opened);
+    let query = table.query().select([...columns]);
     if (where !== undefined) query = query.where(where);
     if (orderBy !== undefined) query = query.orderBy({ columnName: orderBy });
     if (limit !== undefined) query = query.limit(limit);
-    yield* query;
+    yield* this.#batches(query);
   }
 
   /** One column's value in every row that fits. */
@@ -183,6 +196,22 @@ export class ImageTable {
   close(): void {
     if (this.#opened) closeLance(this.#opened);
     this.#opened = undefined;
+  }
+
+  async #act<T>(act: (table: Table) => Promise<T>): Promise<T> {
+    try {
+      return await act(await this.#table());
+    } catch (error) {
+      throw explainLanceError(error, this.#place.output);
+    }
+  }
+
+  async *#batches(query: AsyncIterable<Batch>): AsyncGenerator<Batch> {
+    try {
+      yield* query;
+    } catch (error) {
+      throw explainLanceError(error, this.#place.output);
+    }
   }
 
   async #table(): Promise<Table> {
@@ -211,45 +240,25 @@ async function openLance({ output, fingerprint, s3 }: TablePlace): Promise<Opene
   const { connect } = await import('@lancedb/lancedb');
   const isS3 = schemeOf(output) === 's3';
   const folder = indexPrefix(fingerprint).replace(/\/$/, '');
-  const { storageOptions, expiresAt } = isS3 ? await s3Access(s3) : {};
-  const connection = await connect(`${isS3 ? output : pathOfUri(output)}/${folder}`, {
-    ...(storageOptions && { storageOptions }),
-  });
-  const names = await connection.tableNames();
-  const table = names.includes(indexTable) ? await connection.openTable(indexTable) : undefined;
-  return { connection, table, renewAt: expiresAt && expiresAt - renewBeforeMs };
+  const { storageOptions, expiresAt } = isS3 ? await s3Access(output, s3) : {};
+  // A path is taken as it is, a URI is parsed: '#' and '%' of a prefix would be more than characters.
+  const uri = `${isS3 ? encodeURI(output).replace(/[?#]/g, encodeURIComponent) : pathOfUri(output)}/${folder}`;
+  const renewAt = expiresAt && expiresAt - renewBeforeMs;
+  try {
+    const connection = await connect(uri, { ...(storageOptions && { storageOptions }) });
+    try {
+      return { connection, table: await connection.openTable(indexTable), renewAt };
+    } catch (error) {
+      if (isMissing(error)) return { connection, table: undefined, renewAt };
+      connection.close();
+      throw error;
+    }
+  } catch (error) {
+    throw explainLanceError(error, output);
+  }
 }
 
 function closeLance({ connection, table }: Opened): void {
   table?.close();
   connection.close();
-}
-
-/** What LanceDB is to be told, so that it reaches the server that our own requests reach, as who they come from. */
-async function s3Access(
-  options: S3Options,
-): Promise<{ storageOptions: Record<string, string>; expiresAt: number | undefined }> {
-  const client = await findS3Server(options).openClient();
-  const { config } = client;
-  const credentials = await config.credentials();
-  const endpoint = await config.endpoint?.();
-  const origin =
-    endpoint && `${endpoint.protocol}//${endpoint.hostname}${endpoint.port ? `:${endpoint.port}` : ''}`;
-  const forcePathStyle = config.forcePathStyle ?? false;
-  return {
-    storageOptions: {
-      ...(origin && { aws_endpoint: origin, allow_http: String(origin.startsWith('http:')) }),
-      aws_region: await config.region(),
-      aws_access_key_id: credentials.accessKeyId,
-      aws_secret_access_key: credentials.secretAccessKey,
-      ...(credentials.sessionToken && { aws_session_token: credentials.sessionToken }),
-      aws_virtual_hosted_style_request: String(!forcePathStyle),
-    },
-    expiresAt: credentials.expiration?.getTime(),
-  };
-}
-
-/** A version that is not, or no longer, there. */
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && /not found|does not exist/i.test(error.message);
 }
