@@ -4,6 +4,7 @@ import { type FailureCode, messageOf } from './errors.ts';
 import { identitySchema } from './models/identity.ts';
 import { type ParquetFooter, parquetFooter, readColumns, readParquetEnd } from './parquet-ranges.ts';
 import type { PartTable } from './part.ts';
+import { features, runHead } from './row-extras.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance } from './types.ts';
 
@@ -166,6 +167,8 @@ export const storedFooter: z.ZodType<Omit<PartFooter, 'fingerprint'>> = z.object
   batch: count,
   reused: count,
   decoder: z.string().optional(),
+  head: runHead.optional(),
+  features: features.optional(),
   embedding: z.enum(['float32', 'float16']),
   rows: count,
   ok: count,

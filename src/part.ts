@@ -7,7 +7,7 @@
 import { publicUri } from './archives/archive.ts';
 import type { Failure, FailureCode } from './errors.ts';
 import { toHalf } from './models/half.ts';
-import { encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
+import { type Column, encodeParquet, int32, int64, lists, ParquetTable, text } from './parquet.ts';
 import {
   type EmbeddingType,
   notAPart,
@@ -16,6 +16,7 @@ import {
   present,
   storedFooter,
 } from './part-footer.ts';
+import { featureStarts, type RowColumns, rowShape, takeColumns } from './row-extras.ts';
 import type { Store } from './stores/store.ts';
 import type { Outcome, Provenance, ShardRows } from './types.ts';
 
@@ -36,7 +37,7 @@ export const flatColumns = [
 ] as const;
 
 /** A part's rows column by column; row r of each belongs to the same item. */
-export interface PartTable {
+export interface PartTable extends RowColumns {
   footer: PartFooter;
   ids: string[];
   uris: string[];
@@ -55,18 +56,19 @@ export interface PartTable {
   messages: (string | null)[];
   /** What came with each item; JSON objects, null where nothing did. */
   extras: (string | null)[];
-  /** [rows × topK], best first; zeros in rows that are not ok, as are `scores` and `embeddings`. */
+  /** [rows × topK], best first; zeros in rows that are not ok, as are all lists. */
   labels: Int32Array;
   /** [rows × topK], probabilities. */
   scores: Float32Array;
-  /** [rows × dimension]; float16 parts are widened. */
+  /** [rows × dimension]; float16 parts are widened, here and in `features`. */
   embeddings: Float32Array;
 }
 
 /**
  * A shard's rows, at least one, as a Parquet file. Columns: id, uri, etag, sha256, bytes, width, height, format, status
  * ('ok' | 'failed' | 'gone'), error, message, extra (JSON), labels list<int32>, scores list<float>, embedding list<float32 |
- * float16>. A failed row has an error and a message and null lists; an ok row the other way round; a gone one neither. Provenance is JSON under the key `lensmill`.
+ * float16>; of a run with a head, head_labels list<int32> and head_scores list<float>; of one with features, features_layer3 and
+ * so on, as the embedding. A failed row has an error and a message and null lists; an ok row the other way round; a gone one neither. Provenance is JSON under the key `lensmill`.
  */
 export function encodePart(
   rows: ShardRows,
@@ -78,7 +80,18 @@ export function encodePart(
   const failures = outcomes.map((outcome): Partial<Failure> => (outcome.status === 'failed' ? outcome : {}));
   const sizes = items.map((item, row) => outcomes[row]?.bytes ?? item.size);
   const extras = items.map(({ extra }) => ({ extra: extra && JSON.stringify(extra) }));
-  const vectors = options.embeddingType === 'float16' ? toHalf(embeddings) : embeddings;
+  const { head, features = [] } = provenance;
+  const { topK, dimension } = options;
+  const width = rowShape({ topK, model: { dimension }, head, features });
+  const starts = featureStarts({ topK, model: { dimension }, head, features });
+  const vectors = (name: string, first: number, length: number): Column => {
+    const floats = takeColumns(embeddings, width.dimension, { first, length });
+    return lists(name, options.embeddingType === 'float16' ? toHalf(floats) : floats, length, isOk);
+  };
+  const ranked = (prefix: string, first: number, length: number): Column[] => [
+    lists(`${prefix}labels`, takeColumns(rows.labels, width.topK, { first, length }), length, isOk),
+    lists(`${prefix}scores`, takeColumns(rows.scores, width.topK, { first, length }), length, isOk),
+  ];
   const countOf = (status: Outcome['status']): number =>
     outcomes.filter((outcome) => outcome.status === status).length;
   return encodeParquet(
@@ -95,9 +108,10 @@ export function encodePart(
       text('error', pluck(failures, 'error'), 'nullable'),
       text('message', pluck(failures, 'message'), 'nullable'),
       text('extra', pluck(extras, 'extra'), 'nullable'),
-      lists('labels', rows.labels, options.topK, isOk),
-      lists('scores', rows.scores, options.topK, isOk),
-      lists('embedding', vectors, options.dimension, isOk),
+      ...ranked('', 0, topK),
+      vectors('embedding', 0, dimension),
+      ...(head ? ranked('head_', topK, head.topK) : []),
+      ...features.map(({ layer, length }, at) => vectors(`features_${layer}`, starts[at] ?? 0, length)),
     ],
     // Parsed to put the keys in the schema's order, whoever made the object.
     storedFooter.parse({
@@ -145,6 +159,11 @@ export function readPart(bytes: Uint8Array, key: string): PartTable {
       labels: table.intLists('labels', footer.topK),
       scores: table.floatLists('scores', footer.topK),
       embeddings: table.floatLists('embedding', footer.model.dimension),
+      headLabels: footer.head ? table.intLists('head_labels', footer.head.topK) : new Int32Array(0),
+      headScores: footer.head ? table.floatLists('head_scores', footer.head.topK) : new Float32Array(0),
+      features: (footer.features ?? []).map(({ layer, length }) =>
+        table.floatLists(`features_${layer}`, length),
+      ),
     };
   } catch (error) {
     throw notAPart(key, error);

@@ -127,6 +127,8 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
       source: sourceName(run),
       model: run.model,
       topK: run.topK,
+      head: run.head,
+      features: run.features,
     };
   }
 }

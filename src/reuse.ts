@@ -13,6 +13,7 @@ import pMap from 'p-map';
 import { ConfigError, messageOf } from './errors.ts';
 import type { PartTable } from './part.ts';
 import { openPart } from './part-footer.ts';
+import { extrasName, numbersAt, rowShape } from './row-extras.ts';
 import { findRequest, findSuccess, listRuns, type Run, type RunRequest } from './run.ts';
 import { makeSeenTable, openSeenTable, seenCapacity } from './seen.ts';
 import type { Store } from './stores/store.ts';
@@ -58,8 +59,7 @@ export async function openReuse(
   const rowsAt = new Float64Array(seen.byteLength / 8);
   /** By place, where in `memory` it is; what was asked for last is last. */
   const latest = new Map<number, KeptRow>();
-  const { topK } = run;
-  const { dimension } = run.model;
+  const { dimension, topK } = rowShape(run);
   // In one piece: thousands of small ones cost the garbage collector more than all else that is done here.
   const memory = {
     embeddings: new Float32Array(keptRows * dimension),
@@ -206,11 +206,11 @@ async function findRuns(
 /** Equal bytes come to equal rows. */
 function isAlike(a: RunRequest, b: RunRequest): boolean {
   const isSameModel = a.model.fingerprint === b.model.fingerprint && a.topK === b.topK;
-  return isSameModel && a.embedding === b.embedding && a.maxPixels === b.maxPixels;
+  const isSameRow = a.embedding === b.embedding && extrasName(a) === extrasName(b);
+  return isSameModel && isSameRow && a.maxPixels === b.maxPixels;
 }
 
 function rowOf(part: PartTable, row: number): KnownRow | undefined {
-  const { topK, model, device } = part.footer;
   const [sha256, width, height, format] = [
     part.sha256s[row],
     part.widths[row],
@@ -219,11 +219,5 @@ function rowOf(part: PartTable, row: number): KnownRow | undefined {
   ];
   if (part.statuses[row] !== 'ok' || !sha256 || !width || !height || !format) return undefined;
   const outcome: Outcome = { status: 'ok', sha256, bytes: part.bytes[row] ?? 0, width, height, format };
-  return {
-    outcome,
-    embedding: part.embeddings.subarray(row * model.dimension, (row + 1) * model.dimension),
-    scores: part.scores.subarray(row * topK, (row + 1) * topK),
-    labels: part.labels.subarray(row * topK, (row + 1) * topK),
-    device,
-  };
+  return { outcome, ...numbersAt(part, row), device: part.footer.device };
 }

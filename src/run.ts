@@ -4,6 +4,7 @@ import { ConfigError } from './errors.ts';
 import { requestKey, runKey, runsPrefix, successKey } from './layout.ts';
 import { identitySchema } from './models/identity.ts';
 import { publicUrl } from './objects/web-url.ts';
+import { extrasName, features, runHead } from './row-extras.ts';
 import type { Store } from './stores/store.ts';
 
 const runRequest = z.object({
@@ -36,6 +37,9 @@ const runRequest = z.object({
   /** Store key of what an int8 model is quantised by; null in other precisions, and where it is baked into the weights. */
   calibrationKey: z.string().nullable().default(null),
   topK: z.number().int().positive(),
+  /** What its rows hold beside what all do (row-extras.ts). The head lies beside the weights. */
+  head: runHead.optional(),
+  features: features.optional(),
   embedding: z.enum(['float32', 'float16']),
   /** Whoever finishes the run brings the retrieval index of its model up to date. Absent: nobody does. */
   buildIndex: z.boolean().optional(),
@@ -111,8 +115,9 @@ export function sourceName({ source: { uris } }: Pick<RunRequest, 'source'>): st
 }
 
 /** What a worker must be and hold to do the run's shards. */
-export function needsOf({ lensmill, model, topK }: RunRequest): RunNeeds {
-  return { lensmill, model: `${model.fingerprint} top ${topK}` };
+export function needsOf({ lensmill, model, topK, ...run }: RunRequest): RunNeeds {
+  const extras = extrasName(run);
+  return { lensmill, model: `${model.fingerprint} top ${topK}${extras && `, ${extras}`}` };
 }
 
 /** Claims the run id. Throws ConfigError 'run-exists'. */

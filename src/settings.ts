@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from './errors.ts';
+import { layers } from './row-extras.ts';
 import type { S3Options } from './s3.ts';
 import type { SourceOptions } from './sources/source.ts';
 
@@ -125,6 +126,20 @@ export const settingsTable = {
     help: 'how embeddings are stored: float32 (8 KB an image) or float16 (4 KB)',
     parse: z.enum(['float32', 'float16']),
     default: 'float32',
+  }),
+  head: setting({
+    flag: '--head <file>',
+    env: 'LENSMILL_HEAD',
+    help: 'a head (`lensmill probe train`) that is computed with the embeddings: columns head_labels and head_scores',
+    parse: text.optional(),
+    default: undefined,
+  }),
+  features: setting({
+    flag: '--features <layers...>',
+    env: 'LENSMILL_FEATURES',
+    help: 'features from within the network, each the mean over the picture: layer1 (256 numbers), layer2 (512), layer3 (1024); columns features_layer3 …',
+    parse: list.pipe(z.array(z.enum(layers, { error: `expected ${layers.join(', ')}` }))).optional(),
+    default: undefined,
   }),
   device: setting({
     flag: '--device <d>',

@@ -1,5 +1,6 @@
 /** A part in which rows of other parts stand in the place of some of its own, and others are left out. */
 import { encodePart, type PartTable, readStoredPart } from './part.ts';
+import { extrasName, numbersAt, rowShape } from './row-extras.ts';
 import type { Store } from './stores/store.ts';
 import type { Item, Outcome, ShardRows } from './types.ts';
 import type { RetriedRow, ViewPart } from './view.ts';
@@ -33,7 +34,7 @@ export function openSplicer(
     }
     const { footer } = part;
     const options = { dimension: footer.model.dimension, topK: footer.topK, embeddingType: footer.embedding };
-    return { bytes: encodePart(without(rows, dropped, options), footer, options), from: [...from] };
+    return { bytes: encodePart(without(rows, dropped, rowShape(footer)), footer, options), from: [...from] };
   };
 }
 
@@ -49,36 +50,47 @@ function throwIfOther({ footer: ours }: PartTable, { footer: theirs }: PartTable
   const isSame =
     theirs.fingerprint === ours.fingerprint &&
     theirs.topK === ours.topK &&
-    theirs.embedding === ours.embedding;
+    theirs.embedding === ours.embedding &&
+    extrasName(theirs) === extrasName(ours);
   if (isSame) return;
-  throw new Error(
-    `${key} is by model ${theirs.fingerprint}, top ${theirs.topK}, ${theirs.embedding}, not ${ours.fingerprint}, top ${ours.topK}, ${ours.embedding}`,
-  );
+  throw new Error(`${key} is by model ${kindOf(theirs)}, not ${kindOf(ours)}`);
+}
+
+function kindOf(footer: PartTable['footer']): string {
+  const { fingerprint, topK, embedding } = footer;
+  return [fingerprint, `top ${topK}`, embedding, extrasName(footer)].filter(Boolean).join(', ');
 }
 
 type Rows = ShardRows & { items: Item[]; outcomes: Outcome[] };
 
 function shardRowsOf(part: PartTable): Rows {
-  const { embeddings, scores, labels } = part;
-  return {
+  const { dimension, topK } = rowShape(part.footer);
+  const rows: Rows = {
     items: part.ids.map((_, row) => itemOf(part, row)),
     outcomes: part.ids.map((_, row) => outcomeOf(part, row)),
-    embeddings,
-    scores,
-    labels,
+    embeddings: part.embeddings,
+    scores: part.scores,
+    labels: part.labels,
   };
+  if (!extrasName(part.footer)) return rows;
+  rows.embeddings = new Float32Array(part.ids.length * dimension);
+  rows.scores = new Float32Array(part.ids.length * topK);
+  rows.labels = new Int32Array(part.ids.length * topK);
+  for (const row of part.ids.keys()) putNumbers(part, row, rows, row);
+  return rows;
 }
 
 function copyRow(from: PartTable, at: number, to: Rows, row: number): void {
-  const { topK, model } = from.footer;
   to.items[row] = itemOf(from, at);
   to.outcomes[row] = outcomeOf(from, at);
-  to.embeddings.set(
-    from.embeddings.subarray(at * model.dimension, (at + 1) * model.dimension),
-    row * model.dimension,
-  );
-  to.scores.set(from.scores.subarray(at * topK, (at + 1) * topK), row * topK);
-  to.labels.set(from.labels.subarray(at * topK, (at + 1) * topK), row * topK);
+  putNumbers(from, at, to, row);
+}
+
+function putNumbers(from: PartTable, at: number, to: Rows, row: number): void {
+  const { embedding, scores, labels } = numbersAt(from, at);
+  to.embeddings.set(embedding, row * embedding.length);
+  to.scores.set(scores, row * scores.length);
+  to.labels.set(labels, row * labels.length);
 }
 
 function without(

@@ -1,5 +1,6 @@
 /** The words that every step shares. */
 import type { Failure } from './errors.ts';
+import type { RowExtras } from './row-extras.ts';
 
 /** One image to do, as its source listed it. */
 export interface Item {
@@ -63,7 +64,7 @@ export interface KnownRow {
   device: string;
 }
 
-/** One shard's results, column by column; row r belongs to `items[r]`. */
+/** One shard's results, column by column; row r belongs to `items[r]`. With extras its rows are longer: row-extras.ts. */
 export interface ShardRows {
   items: readonly Item[];
   outcomes: readonly Outcome[];
@@ -126,7 +127,7 @@ export interface ModelIdentity {
 }
 
 /** Everything that says how a part was made; written into the part's Parquet key-value metadata. */
-export interface Provenance {
+export interface Provenance extends RowExtras {
   run: string;
   shard: number;
   lensmill: string;

@@ -2,6 +2,7 @@
  * Weights travel with the output: those that are neither a preset (every worker can pull it) nor random (every worker can
  * make it) are kept once in the store, so that a worker anywhere needs nothing but Redis and the store.
  */
+import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { ConfigError } from './errors.ts';
@@ -12,7 +13,10 @@ import {
   encodeCalibration,
   hashCalibration,
 } from './models/calibration.ts';
+import { decodeHead, type Head, throwIfOtherModel } from './models/head.ts';
 import { buildOnnx, type Model, resolveModel } from './models/model.ts';
+import { widenGraph } from './models/widen.ts';
+import { extrasName, type RunHead } from './row-extras.ts';
 import type { Run } from './run.ts';
 import type { Store } from './stores/store.ts';
 
@@ -47,12 +51,50 @@ export async function fetchCalibration(store: Store, key: string): Promise<Calib
   throw new ConfigError('bad-calibration', `${name} is not what its name says: it was changed; restore it`);
 }
 
-/** The ONNX file of a run's model, on this machine. Throws ConfigError 'model-mismatch' and those of `resolveModel`. */
-export async function obtainModel(
+/** What a run says of its head, which then stands beside the weights. */
+export async function publishHead(
   store: Store,
-  run: Run,
-  { cacheDir }: { cacheDir: string },
-): Promise<string> {
+  bytes: Uint8Array,
+  { classes, topK }: { classes: string[]; topK: number },
+): Promise<RunHead> {
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  const key = weightsKey(sha256, '.onnx');
+  if (!(await store.head(key))) await store.create(key, bytes);
+  return { sha256, classes, topK: Math.min(topK, classes.length) };
+}
+
+/** Throws ConfigError 'no-head' and 'bad-head' naming the object. */
+export async function fetchHead(store: Store, { sha256 }: RunHead): Promise<Head> {
+  const key = weightsKey(sha256, '.onnx');
+  const name = `${store.uri}/${key}`;
+  const bytes = await store.read(key);
+  if (!bytes) throw new ConfigError('no-head', `${name} is missing: the run needs this head`);
+  if (createHash('sha256').update(bytes).digest('hex') === sha256) return decodeHead(bytes, name);
+  throw new ConfigError('bad-head', `${name} is not what its name says: it was changed; restore it`);
+}
+
+/** The ONNX file of a run's model, on this machine. Throws ConfigError 'model-mismatch' and those of `resolveModel`. */
+export async function obtainModel(store: Store, run: Run, options: { cacheDir: string }): Promise<string> {
+  return buildOnnx(await resolveRunModel(store, run, options), { topK: run.topK });
+}
+
+/**
+ * As `obtainModel`, of a graph that makes a run's rows with what lies behind their numbers (row-extras.ts). Throws ConfigError
+ * 'no-features', 'wrong-head', and those of `fetchHead`, too.
+ */
+export async function obtainRowModel(store: Store, run: Run, options: { cacheDir: string }): Promise<string> {
+  const { head: wanted, features = [], topK } = run;
+  const name = extrasName(run);
+  if (!name) return obtainModel(store, run, options);
+  const model = await resolveRunModel(store, run, options);
+  const head = wanted && { head: await fetchHead(store, wanted), topK: wanted.topK };
+  if (head)
+    throwIfOtherModel(head.head, run.model, { file: `models/${wanted.sha256}.onnx`, of: `run ${run.run}` });
+  const widening = { ref: run.model.ref, dimension: run.model.dimension, topK, head, features };
+  return buildOnnx(model, { topK, widened: { name, by: (graph) => widenGraph(graph, widening) } });
+}
+
+async function resolveRunModel(store: Store, run: Run, { cacheDir }: { cacheDir: string }): Promise<Model> {
   const { ref, resizeMode, precision, preprocessing, fingerprint } = run.model;
   const source = run.weightsKey === null ? ref : await fetchWeights(store, run.weightsKey, cacheDir);
   const options = { cacheDir, resizeMode, precision, preprocessing };
@@ -69,7 +111,7 @@ export async function obtainModel(
       `${ref} is another model here than run ${run.run} was planned with: ${model.identity.fingerprint.slice(0, 12)}, not ${fingerprint.slice(0, 12)}; use the same version of lensmill`,
     );
   }
-  return buildOnnx(model, { topK: run.topK });
+  return model;
 }
 
 /**

@@ -351,19 +351,24 @@ describe('the images done again', () => {
   });
 
   test('may exchange labels of nearly the same score, and no others', () => {
+    const numbers = {
+      labels: Int32Array.of(3, 5, 9),
+      scores: Float32Array.of(0.5, 0.2, 0.19999),
+      embedding: Float32Array.of(1, 2),
+    };
     const row = {
       item: itemsOf(['a'])[0] as ReturnType<typeof itemsOf>[number],
       error: null,
       sha256: 'x',
       device: 'cpu',
-      labels: Int32Array.of(3, 5, 9),
-      scores: Float32Array.of(0.5, 0.2, 0.19999),
-      embedding: Float32Array.of(1, 2),
+      ...numbers,
+      whole: numbers,
     };
+    const making = { topK: 3, model: { dimension: 2 } };
     const outcome = { status: 'ok', sha256: 'x', bytes: 1, width: 1, height: 1, format: 'jpeg' } as const;
     const tolerance = { distance: 1e-4, reason: '' };
     const verdict = (labels: number[]) =>
-      compareRow(row, { ...row, outcome, labels: Int32Array.from(labels) }, tolerance).verdict;
+      compareRow(row, { ...row, outcome, labels: Int32Array.from(labels) }, tolerance, making).verdict;
     expect(verdict([3, 5, 9])).toBe('same');
     expect(verdict([3, 9, 5])).toBe('same');
     expect(verdict([3, 5, 77])).toBe('same'); // just below the last one, by all that is known

@@ -6,11 +6,12 @@ import { type Device, requirePrecision } from '../src/devices/device.ts';
 import { requireRealDevice } from '../src/devices/sleep.ts';
 import type { Measures } from '../src/measures.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
+import { rowShape } from '../src/row-extras.ts';
 import type { Run } from '../src/run.ts';
 import type { Settings } from '../src/settings.ts';
 import type { Store } from '../src/stores/store.ts';
 import { type ChosenArrangement, chooseArrangement } from '../src/tuning.ts';
-import { obtainModel } from '../src/weights.ts';
+import { obtainRowModel } from '../src/weights.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from './inference.ts';
 import { countLanes, openLanes } from './lanes.ts';
 import { makeSlot, slotsPerSession } from './slot.ts';
@@ -77,15 +78,14 @@ const slotsPerLane = 2;
 /** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', 'no-native-decoder', and those of the model. */
 export async function openEngine(store: Store, run: Run, options: EngineOptions): Promise<Engine> {
   const { device, settings } = options;
-  const { topK } = run;
-  const { dimension } = run.model;
+  const { dimension, topK } = rowShape(run);
   const { crop } = run.model.preprocessing;
   const { reads, decoder } = settings;
   requirePrecision(device, run.model.precision);
   requireRealDevice(device, run.model.ref);
   const decoding = await describeDecoder(decoder, run.model.resizeMode);
   decoding.notices.forEach(options.onNotice);
-  const modelPath = await obtainModel(store, run, settings);
+  const modelPath = await obtainRowModel(store, run, settings);
   const cores = availableParallelism();
   const laneCount = countLanes(device, settings);
   // ONNX Runtime's own choice is a thread per physical core, and it takes two virtual cores for one: 8.6 against 16.7

@@ -1,5 +1,6 @@
 /** Whether an image that is done again gives what its row says. */
 import type { FailureCode } from '../errors.ts';
+import type { RowMaking, RowNumbers } from '../row-extras.ts';
 import type { Run } from '../run.ts';
 import type { Outcome } from '../types.ts';
 import type { SampledRow } from './sample.ts';
@@ -42,7 +43,39 @@ export function toleranceOf(
 /** A difference of logits becomes that part of a score, and logits are some ten times as large as embeddings. */
 const scoreFactor = 10;
 
-export function compareRow(row: SampledRow, redone: RedoneRow, tolerance: Tolerance): Verdict {
+/** With what lies behind the row's numbers, in `redone` as in `row.whole`: `run` says what that is. */
+export function compareRow(
+  row: SampledRow,
+  redone: RedoneRow,
+  tolerance: Tolerance,
+  { topK, model, head, features = [] }: RowMaking,
+): Verdict {
+  const { outcome, embedding, scores, labels } = redone;
+  const own = {
+    outcome,
+    embedding: embedding.subarray(0, model.dimension),
+    scores: scores.subarray(0, topK),
+    labels: labels.subarray(0, topK),
+  };
+  const verdict = compareNumbers(row, own, tolerance);
+  if (verdict.verdict !== 'same' || outcome.status !== 'ok') return verdict;
+  const behind = ({ embedding, scores, labels }: RowNumbers) => ({
+    // A head alone is held to the embedding that it read.
+    embedding: features.length > 0 ? embedding.subarray(model.dimension) : embedding,
+    scores: scores.subarray(topK),
+    labels: labels.subarray(topK),
+  });
+  if (!head && features.length === 0) return verdict;
+  const extras = compareNumbers(
+    { ...row, ...behind(row.whole) },
+    { outcome, ...behind({ embedding, scores, labels }) },
+    tolerance,
+  );
+  if (extras.verdict !== 'differs') return extras;
+  return { verdict: 'differs', why: `of its head or features: ${extras.why}` };
+}
+
+function compareNumbers(row: SampledRow, redone: RedoneRow, tolerance: Tolerance): Verdict {
   const { outcome } = redone;
   const now = outcome.status === 'failed' ? outcome.error : null;
   if (row.error !== now) {

@@ -30,8 +30,9 @@ export async function checkPart(
 
 /** Device and batch may differ from part to part. */
 function throwIfMadeOtherwise(footer: PartFooter, run: Run, shard: number): void {
-  const { run: id, lensmill, model, topK, embedding } = run;
-  const expected = { run: id, shard, lensmill, source: sourceName(run), model, topK, embedding };
+  const { run: id, lensmill, model, topK, embedding, head, features } = run;
+  const made = { run: id, shard, lensmill, source: sourceName(run), model, topK, embedding };
+  const expected = { ...made, head, features };
   for (const [field, value] of Object.entries(expected)) {
     const found = footer[field as keyof typeof expected]; // the keys of the object above
     if (!isDeepStrictEqual(found, value))
@@ -67,6 +68,8 @@ function throwIfMiscounted({ footer, ...table }: PartTable, part: Success['parts
       !isEmbedding(table.embeddings.subarray(row * dimension, (row + 1) * dimension))
     )
       throw new Error(`row ${row} is ok and has no embedding`);
+    else if (status === 'ok' && !hasExtras({ footer, ...table }, row))
+      throw new Error(`row ${row} is ok and has no features, or nothing of its head`);
   }
   const named = { rows: part.rows, ok: part.ok, failed: part.failed, gone: part.gone };
   const noted = { rows: footer.rows, ok: footer.ok, failed: footer.failed, gone: footer.gone };
@@ -80,8 +83,16 @@ function throwIfMiscounted({ footer, ...table }: PartTable, part: Success['parts
     );
 }
 
+function hasExtras({ footer, headScores, features }: PartTable, row: number): boolean {
+  const { head, features: stages = [] } = footer;
+  return [
+    ...(head ? [headScores.subarray(row * head.topK, (row + 1) * head.topK)] : []),
+    ...stages.map(({ length }, at) => features[at]?.subarray(row * length, (row + 1) * length) ?? []),
+  ].every(isEmbedding);
+}
+
 /** A list that is null is read as zeros, and no picture has only those. */
-function isEmbedding(values: Float32Array): boolean {
+function isEmbedding(values: Iterable<number>): boolean {
   let sum = 0;
   for (const value of values) sum += Math.abs(value);
   return sum > 0 && Number.isFinite(sum);

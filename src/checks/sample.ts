@@ -2,6 +2,7 @@
 import type { FailureCode } from '../errors.ts';
 import { openPlan } from '../page.ts';
 import { type PartTable, readStoredPart } from '../part.ts';
+import { numbersAt, type RowNumbers } from '../row-extras.ts';
 import { openRetriedParts } from '../splice.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
@@ -16,6 +17,8 @@ export interface SampledRow {
   labels: Int32Array;
   scores: Float32Array;
   embedding: Float32Array;
+  /** The same with what lies behind them (row-extras.ts). */
+  whole: RowNumbers;
   /** What made it: 'cpu', 'cuda'. */
   device: string;
 }
@@ -72,6 +75,7 @@ function rowOf(part: PartTable, row: number, items: readonly Item[]): SampledRow
     );
   const { topK, model, device } = part.footer;
   const { dimension } = model;
+  const whole = numbersAt(part, row);
   return {
     item,
     error: part.errors[row] ?? null,
@@ -79,6 +83,11 @@ function rowOf(part: PartTable, row: number, items: readonly Item[]): SampledRow
     labels: part.labels.slice(row * topK, (row + 1) * topK),
     scores: part.scores.slice(row * topK, (row + 1) * topK),
     embedding: part.embeddings.slice(row * dimension, (row + 1) * dimension),
+    whole: {
+      embedding: whole.embedding.slice(),
+      scores: whole.scores.slice(),
+      labels: whole.labels.slice(),
+    },
     device,
   };
 }

@@ -5,6 +5,7 @@ import { compareRow, type Tolerance, toleranceOf } from '../checks/compare.ts';
 import { chooseRows, readRows, type SampledRow } from '../checks/sample.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { encodeItems } from '../page.ts';
+import { rowShape } from '../row-extras.ts';
 import { readSheet } from '../sheet.ts';
 import type { Store } from '../stores/store.ts';
 import { openView } from '../view.ts';
@@ -86,16 +87,16 @@ export async function verifyDeep(
     for (const [at, row] of rows.entries()) {
       const outcome = again.outcomes[at];
       if (!outcome) throw new Error(`${row.item.id} has no outcome: this is a bug`);
-      const { topK, model } = run;
+      const { topK, dimension } = rowShape(run);
       const redone = {
         outcome,
         labels: again.labels.subarray(at * topK, (at + 1) * topK),
         scores: again.scores.subarray(at * topK, (at + 1) * topK),
-        embedding: again.embeddings.subarray(at * model.dimension, (at + 1) * model.dimension),
+        embedding: again.embeddings.subarray(at * dimension, (at + 1) * dimension),
       };
       const tolerance = toleranceOf(run, [device.kind, row.device]);
       if (tolerance.distance > found.tolerance.distance) found.tolerance = tolerance;
-      const result = compareRow(row, redone, tolerance);
+      const result = compareRow(row, redone, tolerance, run);
       if (result.verdict === 'same') {
         found.same += 1;
         found.distance = Math.max(found.distance, result.distance);

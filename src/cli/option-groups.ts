@@ -20,6 +20,8 @@ export const planSettings: readonly SettingName[] = [
   'resize',
   'topK',
   'embedding',
+  'head',
+  'features',
   ...sourceSettings,
   'columns',
   'reuse',

@@ -6,11 +6,14 @@ import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { isRetryId, isRunId, retryNumber } from '../layout.ts';
 import { readCalibration } from '../models/calibration.ts';
+import { throwIfOtherModel } from '../models/head.ts';
 import { type Model, quantiseModel, type ResolveOptions, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
+import { channelsOf, widenGraph } from '../models/widen.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { type Lister, planRun } from '../plan.ts';
 import { failedItems } from '../retry.ts';
+import { extrasName, layers, type RowExtras } from '../row-extras.ts';
 import {
   claimRun,
   findSuccess,
@@ -31,9 +34,10 @@ import { openTable, tableRows } from '../table.ts';
 import type { Precision } from '../types.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
-import { publishCalibration, publishWeights } from '../weights.ts';
+import { publishCalibration, publishHead, publishWeights } from '../weights.ts';
 import { findCalibration } from './calibrate.ts';
 import type { Context } from './command.ts';
+import { readHead } from './head.ts';
 import { reportProgress } from './progress.ts';
 
 /**
@@ -140,6 +144,7 @@ export async function planNewRun(
     weightsKey: await publishWeights(store, model),
     calibrationKey: await publishCalibration(store, model),
     topK: settings.topK,
+    ...(await planExtras(store, model, settings)),
     embedding: settings.embedding,
     ...(options.buildIndex && { buildIndex: true }),
     shardSize: settings.shardSize,
@@ -163,6 +168,27 @@ export async function planNewRun(
     'run start',
   );
   return completePlan(context, store, request);
+}
+
+/**
+ * What the run's rows shall hold beside what all do. Throws ConfigError 'wrong-head', 'no-features', and those of `readHead`:
+ * else the first shard would find out.
+ */
+async function planExtras(
+  store: Store,
+  model: Model,
+  { head: file, features: asked = [], topK }: Settings,
+): Promise<RowExtras> {
+  const { ref, dimension } = model.identity;
+  const features = layers.flatMap((layer) =>
+    asked.includes(layer) ? [{ layer, length: channelsOf[layer] }] : [],
+  );
+  if (features.length > 0) widenGraph(model.build(topK), { ref, dimension, topK, features });
+  const extras: RowExtras = features.length > 0 ? { features } : {};
+  if (file === undefined) return extras;
+  const { bytes, head } = await readHead(file);
+  throwIfOtherModel(head, model.identity, { file, of: 'this run' });
+  return { ...extras, head: await publishHead(store, bytes, { classes: head.record.classes, topK }) };
 }
 
 /** What the settings say of these sources. Throws ConfigError as `sourceUri`, and 'bad-host' for an `--allow-host`. */
@@ -262,8 +288,10 @@ function differenceOf(base: RunRequest, request: RunRequest): { what: string; wh
     const why = `run ${base.run} is of ${sourceName(base)}, not of ${sourceName(request)}: name the same source, or leave out --since`;
     return { what: 'source', why };
   }
-  const kindOf = ({ model, topK, embedding }: RunRequest): string =>
-    `${model.ref} ${model.precision} (${model.fingerprint.slice(0, 12)}), top ${topK}, ${embedding}`;
+  const kindOf = ({ model, topK, embedding, ...extras }: RunRequest): string => {
+    const numbers = `${model.ref} ${model.precision} (${model.fingerprint.slice(0, 12)})`;
+    return [numbers, `top ${topK}`, embedding, extrasName(extras)].filter(Boolean).join(', ');
+  };
   if (kindOf(base) === kindOf(request) && base.model.fingerprint === request.model.fingerprint)
     return undefined;
   const why = `run ${base.run} is by ${kindOf(base)}, this one by ${kindOf(request)}: rows of both cannot be one table; leave out --since`;

@@ -1,14 +1,13 @@
 /** `lensmill probe train | apply | info`. */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { ConfigError, messageOf } from '../errors.ts';
+import { ConfigError } from '../errors.ts';
 import { exportParts } from '../export.ts';
 import { openMatrices } from '../infer.ts';
 import { writeWhole } from '../models/files.ts';
-import { decodeHead, encodeHead, type Head, type HeadRecord, throwIfOtherModel } from '../models/head.ts';
+import { encodeHead, type Head, type HeadRecord, throwIfOtherModel } from '../models/head.ts';
 import { openObjects } from '../objects/open-objects.ts';
 import { collectExamples } from '../probe/examples.ts';
 import { readLabels } from '../probe/labels.ts';
@@ -21,6 +20,7 @@ import { sourceUri } from '../sources/open-source.ts';
 import { openTable, tableParts } from '../table.ts';
 import { version } from '../version.ts';
 import { addCommand, exitCodes } from './command.ts';
+import { readHead } from './head.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput, runOf } from './output.ts';
 import { headLines, trainedText } from './probe-report.ts';
@@ -196,14 +196,6 @@ export function addProbeCommands(program: Command): void {
       return exitCodes.done;
     },
   });
-}
-
-/** Throws ConfigError 'no-head', and as `decodeHead`. */
-async function readHead(file: string): Promise<{ bytes: Uint8Array; head: Head }> {
-  const bytes = await readFile(file).catch((error: unknown) => {
-    throw new ConfigError('no-head', `no head at ${file}: ${messageOf(error)}`);
-  });
-  return { bytes, head: decodeHead(bytes, file) };
 }
 
 function headOf(

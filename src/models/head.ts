@@ -105,14 +105,18 @@ export function encodeHead(head: Head): Uint8Array {
   return Buffer.concat([...encodeOnnx({ proto, weights: sketch.weights })]);
 }
 
-/** Adds a head's nodes behind the tensor 'embedding'; names begin with `prefix`. Returns that of the probabilities. */
-export function drawHead(sketch: Sketch, { record, weights, biases }: Head, prefix = ''): string {
+/** Adds a head's nodes behind a tensor; names begin with `prefix`. Returns that of the probabilities. */
+export function drawHead(
+  sketch: Sketch,
+  { record, weights, biases }: Head,
+  { embedding = 'embedding', prefix = '' } = {},
+): string {
   const { classes, model } = record;
   const dense = [
     sketch.weight(`${prefix}weights`, 'float32', [classes.length, model.dimension], () => weights),
     sketch.weight(`${prefix}biases`, 'float32', [classes.length], () => biases),
   ];
-  const logits = sketch.node('Gemm', ['embedding', ...dense], `${prefix}logits`, { transB: 1 });
+  const logits = sketch.node('Gemm', [embedding, ...dense], `${prefix}logits`, { transB: 1 });
   return sketch.node('Softmax', [logits], `${prefix}probabilities`, { axis: 1 });
 }
 

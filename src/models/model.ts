@@ -101,15 +101,26 @@ export async function pullModel(ref: string, options: Omit<ResolveOptions, 'resi
   return { preset, ...pulled };
 }
 
+/** What is changed of a model's graph, and the name of the change. */
+interface Widened {
+  name: string;
+  by(graph: OnnxModel): OnnxModel;
+}
+
 /**
  * The model's ONNX file: its own where it is one of ours with this `topK`, else one that is built once and kept in the
  * cache. Processes that build at once do the same work and each rename their result into place.
  */
-export async function buildOnnx(model: Model, { topK }: { topK: number }): Promise<string> {
-  if (model.file && model.builtTopK === topK) return model.file;
-  const name = `${model.identity.fingerprint.slice(0, 32)}-top${topK}-v${builderVersion}.onnx`;
+export async function buildOnnx(
+  model: Model,
+  { topK, widened }: { topK: number; widened?: Widened },
+): Promise<string> {
+  if (model.file && model.builtTopK === topK && !widened) return model.file;
+  const change = widened ? `-${createHash('sha256').update(widened.name).digest('hex').slice(0, 16)}` : '';
+  const name = `${model.identity.fingerprint.slice(0, 32)}-top${topK}${change}-v${builderVersion}.onnx`;
   const path = join(model.cacheDir, 'graphs', name);
-  if (!existsSync(path)) await writeOnnx(model, path, { topK });
+  const graph = (): OnnxModel => widened?.by(model.build(topK)) ?? model.build(topK);
+  if (!existsSync(path)) await writeWhole(path, encodeOnnx(graph()));
   return path;
 }
 

@@ -9,6 +9,7 @@ import { partKey, successKey } from '../../src/layout.ts';
 import { openPlan } from '../../src/page.ts';
 import { encodePart } from '../../src/part.ts';
 import { type Lister, planRun } from '../../src/plan.ts';
+import { rowShape } from '../../src/row-extras.ts';
 import { claimRun, type Run, type RunRequest, sourceName } from '../../src/run.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { Item, Outcome, Provenance, ShardRows } from '../../src/types.ts';
@@ -71,20 +72,22 @@ export function makePart(
   provenance: Partial<Provenance> = {},
 ): Uint8Array {
   const { topK, model } = run;
+  const shape = rowShape(run);
   const rows: ShardRows = {
     items,
     outcomes: items.map(({ id, gone }) => (gone ? { status: 'gone' } : outcomeOf(id, ends[id] ?? 'ok'))),
-    embeddings: new Float32Array(items.length * model.dimension),
-    scores: new Float32Array(items.length * topK).fill(0.1),
-    labels: new Int32Array(items.length * topK).fill(7),
+    embeddings: new Float32Array(items.length * shape.dimension),
+    scores: new Float32Array(items.length * shape.topK).fill(0.1),
+    labels: new Int32Array(items.length * shape.topK).fill(run.head ? 1 : 7),
   };
   for (const [row, { id }] of items.entries()) {
-    rows.embeddings.fill(embeddingValue(run.run, id), row * model.dimension, (row + 1) * model.dimension);
+    rows.embeddings.fill(embeddingValue(run.run, id), row * shape.dimension, (row + 1) * shape.dimension);
   }
   const made = { run: run.run, shard, lensmill: run.lensmill, source: sourceName(run), model, topK };
+  const { head, features } = run;
   return encodePart(
     rows,
-    { ...made, device: 'cpu', batch: 8, reused: 0, ...provenance },
+    { ...made, head, features, device: 'cpu', batch: 8, reused: 0, ...provenance },
     { dimension: model.dimension, topK, embeddingType: run.embedding },
   );
 }

@@ -26,8 +26,10 @@ export async function indexHere(
     await engine.announceRun({ ...run, reuse: false });
     for (let shard = 0; shard < run.shards; shard++) {
       const rows = await engine.batcher.embed(id, await readLines(run, shard), { signal, suspect: false });
-      const { lensmill, model, topK, embedding } = run;
-      const made = { lensmill, source: sourceName(run), model, topK, device: 'cpu', batch: 8, reused: 0 };
+      const { lensmill, model, topK, embedding, head, features } = run;
+      const extras = { head, features };
+      const kind = { lensmill, source: sourceName(run), model, topK, ...extras };
+      const made = { ...kind, device: 'cpu', batch: 8, reused: 0 };
       const shape = { dimension: model.dimension, topK, embeddingType: embedding };
       await commitPart(
         store,
