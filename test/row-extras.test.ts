@@ -1,8 +1,10 @@
 /** What rows may hold beside what all do: features from within the network, and what a head says. */
+import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { calibrate } from '../src/calibrate.ts';
+import { compareRow } from '../src/checks/compare.ts';
 import { verifyDeep } from '../src/cli/deep.ts';
 import { planNewRun } from '../src/cli/prepare.ts';
 import { exportRun } from '../src/export.ts';
@@ -17,7 +19,7 @@ import {
 } from '../src/models/model.ts';
 import { widenGraph } from '../src/models/widen.ts';
 import { encodePart, readPart, readStoredPart } from '../src/part.ts';
-import { numbersAt, type RowExtras, rowShape } from '../src/row-extras.ts';
+import { numbersAt, type RowExtras, type RowNumbers, rowShape } from '../src/row-extras.ts';
 import { findRequest, needsOf, type Run } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
@@ -196,10 +198,54 @@ describe('a part', () => {
     }
   });
 
-  test('of a run that asked for none is what it was, to the byte', () => {
-    const rows = makeShardRows(20);
-    const asked = encodePart(rows, makeProvenance({ head: undefined, features: undefined }), shape);
-    expect(Buffer.compare(asked, encodePart(rows, makeProvenance(), shape))).toBe(0);
+  test('of a run that asks for none is what it was before there were any, to the byte', () => {
+    const hashes = (['float32', 'float16'] as const).map((embeddingType) => {
+      const part = encodePart(makeShardRows(20), makeProvenance(), { ...shape, embeddingType });
+      return createHash('sha256').update(part).digest('hex');
+    });
+    // As commit 2635de9 wrote them.
+    expect(hashes).toEqual([
+      'db3115fc9c43bbeba93e3b17e513e4d51b26a7699f92da54a600ba1aba220f0d',
+      'fd5294ba718fad29aa4ea4d995e0ce3eca247c39ea3cd50b758fdf40a77481c6',
+    ]);
+  });
+});
+
+describe('an image that is done again', () => {
+  const making = {
+    topK: 1,
+    model: { dimension: 2 },
+    head: { sha256: '', classes: ['a', 'b'], topK: 2 },
+    features: [
+      { layer: 'layer1' as const, length: 2 },
+      { layer: 'layer3' as const, length: 1 },
+    ],
+  };
+  // Numbers of layer3 are so much larger that those of layer1 would drown beside them.
+  const was = {
+    embedding: Float32Array.of(1, 2, 0.01, 0.02, 9000),
+    scores: Float32Array.of(0.5, 0.7, 0.3),
+    labels: Int32Array.of(7, 1, 0),
+  };
+  const row = { error: null, sha256: 'x', whole: was };
+  const outcome = { status: 'ok', sha256: 'x', bytes: 1, width: 1, height: 1, format: 'jpeg' } as const;
+  const verdict = (change: Partial<RowNumbers>) =>
+    compareRow(row, { outcome, ...was, ...change }, { distance: 1e-3, reason: '' }, making);
+
+  test('is held to each of its features, and to what its head says', () => {
+    expect(verdict({})).toEqual({ verdict: 'same', distance: 0 });
+    expect(verdict({ embedding: Float32Array.of(1, 2, 0.01, 0.021, 9000) })).toMatchObject({
+      verdict: 'differs',
+      why: expect.stringMatching(/features of layer1/),
+    });
+    expect(verdict({ embedding: Float32Array.of(1, 2, 0.01, 0.02, 9100) })).toMatchObject({
+      verdict: 'differs',
+      why: expect.stringMatching(/features of layer3/),
+    });
+    expect(verdict({ scores: Float32Array.of(0.5, 0.8, 0.2) })).toMatchObject({
+      verdict: 'differs',
+      why: expect.stringMatching(/head's label 0/),
+    });
   });
 });
 

@@ -1,6 +1,6 @@
 /** Whether an image that is done again gives what its row says. */
 import type { FailureCode } from '../errors.ts';
-import type { RowMaking, RowNumbers } from '../row-extras.ts';
+import { featureStarts, type RowMaking, type RowNumbers } from '../row-extras.ts';
 import type { Run } from '../run.ts';
 import type { Outcome } from '../types.ts';
 import type { SampledRow } from './sample.ts';
@@ -43,39 +43,13 @@ export function toleranceOf(
 /** A difference of logits becomes that part of a score, and logits are some ten times as large as embeddings. */
 const scoreFactor = 10;
 
-/** With what lies behind the row's numbers, in `redone` as in `row.whole`: `run` says what that is. */
+/** With what lies behind the row's numbers, in `redone` as in `row.whole`: the run says what that is. */
 export function compareRow(
-  row: SampledRow,
+  row: Pick<SampledRow, 'error' | 'sha256' | 'whole'>,
   redone: RedoneRow,
   tolerance: Tolerance,
-  { topK, model, head, features = [] }: RowMaking,
+  run: RowMaking,
 ): Verdict {
-  const { outcome, embedding, scores, labels } = redone;
-  const own = {
-    outcome,
-    embedding: embedding.subarray(0, model.dimension),
-    scores: scores.subarray(0, topK),
-    labels: labels.subarray(0, topK),
-  };
-  const verdict = compareNumbers(row, own, tolerance);
-  if (verdict.verdict !== 'same' || outcome.status !== 'ok') return verdict;
-  const behind = ({ embedding, scores, labels }: RowNumbers) => ({
-    // A head alone is held to the embedding that it read.
-    embedding: features.length > 0 ? embedding.subarray(model.dimension) : embedding,
-    scores: scores.subarray(topK),
-    labels: labels.subarray(topK),
-  });
-  if (!head && features.length === 0) return verdict;
-  const extras = compareNumbers(
-    { ...row, ...behind(row.whole) },
-    { outcome, ...behind({ embedding, scores, labels }) },
-    tolerance,
-  );
-  if (extras.verdict !== 'differs') return extras;
-  return { verdict: 'differs', why: `of its head or features: ${extras.why}` };
-}
-
-function compareNumbers(row: SampledRow, redone: RedoneRow, tolerance: Tolerance): Verdict {
   const { outcome } = redone;
   const now = outcome.status === 'failed' ? outcome.error : null;
   if (row.error !== now) {
@@ -88,24 +62,52 @@ function compareNumbers(row: SampledRow, redone: RedoneRow, tolerance: Tolerance
     return { verdict: 'differs', why };
   }
   if (outcome.status !== 'ok') return { verdict: 'same', distance: 0 };
-  const distance = relativeDistance(redone.embedding, row.embedding);
-  if (!(distance <= tolerance.distance))
-    return { verdict: 'differs', why: `its embedding is ${distance.toExponential(1)} away` };
-  const rank = row.labels.findIndex((label, at) => {
+  const { topK, model, features = [] } = run;
+  const starts = featureStarts(run);
+  const vectors = [
+    { name: 'its embedding is', start: 0, length: model.dimension },
+    ...features.map(({ layer, length }, at) => ({
+      name: `its features of ${layer} are`,
+      start: starts[at] ?? 0,
+      length,
+    })),
+  ];
+  let furthest = 0;
+  for (const { name, start, length } of vectors) {
+    const [ours, theirs] = [redone, row.whole].map(({ embedding }) =>
+      embedding.subarray(start, start + length),
+    ) as [Float32Array, Float32Array];
+    const distance = relativeDistance(ours, theirs);
+    if (!(distance <= tolerance.distance))
+      return { verdict: 'differs', why: `${name} ${distance.toExponential(1)} away` };
+    furthest = Math.max(furthest, distance);
+  }
+  const own = otherRank(take(redone, 0, topK), take(row.whole, 0, topK), tolerance);
+  if (own) return { verdict: 'differs', why: `label ${own}` };
+  const ofHead = otherRank(take(redone, topK), take(row.whole, topK), tolerance);
+  if (ofHead) return { verdict: 'differs', why: `its head's label ${ofHead}` };
+  return { verdict: 'same', distance: furthest };
+}
+
+type Ranked = Pick<RowNumbers, 'labels' | 'scores'>;
+
+function take({ labels, scores }: Ranked, first: number, end?: number): Ranked {
+  return { labels: labels.subarray(first, end), scores: scores.subarray(first, end) };
+}
+
+/** The first rank at which two lists say something else, in words. */
+function otherRank(now: Ranked, was: Ranked, tolerance: Tolerance): string | undefined {
+  const rank = was.labels.findIndex((label, at) => {
     // Of two labels with nearly the same score, either may come first.
-    return !isNear(redone.scores[at], row.scores[at]) || (label !== redone.labels[at] && !isTie(at));
+    return !isNear(now.scores[at], was.scores[at]) || (label !== now.labels[at] && !isTie(at));
   });
-  if (rank === -1) return { verdict: 'same', distance };
-  const [label, score] = [redone.labels[rank], redone.scores[rank]];
-  return {
-    verdict: 'differs',
-    why: `label ${rank} is ${label} with ${score}, not ${row.labels[rank]} with ${row.scores[rank]}`,
-  };
+  if (rank === -1) return undefined;
+  return `${rank} is ${now.labels[rank]} with ${now.scores[rank]}, not ${was.labels[rank]} with ${was.scores[rank]}`;
 
   function isTie(at: number): boolean {
-    const other = row.labels.indexOf(redone.labels[at] ?? -1);
+    const other = was.labels.indexOf(now.labels[at] ?? -1);
     // A label from below the last one has at most the last one's score.
-    return isNear(row.scores.at(other), row.scores[at]);
+    return isNear(was.scores.at(other), was.scores[at]);
   }
 
   function isNear(score = 0, other = 0): boolean {
