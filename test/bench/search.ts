@@ -1,11 +1,11 @@
 /**
  * How long a search takes: the index, the comparison of all images, and usearch (HNSW in memory), over the same synthetic
- * embeddings, one search after the other for ten hits. On a folder, and with --s3 on an S3 server that this starts.
+ * embeddings, one search after the other for ten hits. On a folder, or on an S3 server that this starts.
  *
  *   first     what opening the index and one search take: what `lensmill search` does after its start
  *   recall    of the ten true answers, which the comparison of all images gives
  *
- * node test/bench/search.ts [--images 10000,100000] [--dimension 2048] [--queries 100] [--s3] [--usearch-up-to 100000]
+ * node test/bench/search.ts [--images 10000,100000] [--dimension 2048] [--queries 100] [--places file,s3] [--usearch-up-to 100000]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -158,20 +158,23 @@ async function withS3(run: (uri: string) => Promise<void>): Promise<void> {
   }
 }
 
-export async function benchSearch(sizes: readonly Wanted[], { onS3 }: { onS3: boolean }): Promise<void> {
+export async function benchSearch(sizes: readonly Wanted[], places: readonly string[]): Promise<void> {
   const table: Record<string, Row> = {};
   for (const wanted of sizes) {
-    const folder = mkdtempSync(join(tmpdir(), 'lensmill-bench-'));
-    try {
-      Object.assign(table, await benchPlace('file', folder, wanted));
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
+    if (places.includes('file')) {
+      const folder = mkdtempSync(join(tmpdir(), 'lensmill-bench-'));
+      try {
+        Object.assign(table, await benchPlace('file', folder, wanted));
+      } finally {
+        rmSync(folder, { recursive: true, force: true });
+      }
     }
-    if (!onS3) continue;
-    await withS3(async (bucket) => {
-      const place = { ...wanted, withUsearch: false };
-      Object.assign(table, await benchPlace('S3', `${bucket}/${wanted.images}`, place));
-    });
+    if (places.includes('s3')) {
+      await withS3(async (bucket) => {
+        const place = { ...wanted, withUsearch: false };
+        Object.assign(table, await benchPlace('S3', `${bucket}/${wanted.images}`, place));
+      });
+    }
   }
   console.table(table);
 }
@@ -182,7 +185,7 @@ if (import.meta.main) {
       images: { type: 'string', default: '10000,100000' },
       dimension: { type: 'string', default: '2048' },
       queries: { type: 'string', default: '100' },
-      s3: { type: 'boolean', default: false },
+      places: { type: 'string', default: 'file' },
       'usearch-up-to': { type: 'string', default: '100000' },
     },
   });
@@ -192,5 +195,5 @@ if (import.meta.main) {
     queries: Number(values.queries),
     withUsearch: Number(size) <= Number(values['usearch-up-to']),
   }));
-  await benchSearch(sizes, { onS3: values.s3 });
+  await benchSearch(sizes, values.places.split(','));
 }
