@@ -9,15 +9,15 @@ import { openIndex } from '../src/search/open-index.ts';
 import { imageKey } from '../src/search/rows.ts';
 import type { Filter, IndexedImage, SearchIndex } from '../src/search/search-index.ts';
 import { openStore } from '../src/stores/open-store.ts';
+import { uniform } from '../src/uniform.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
 import { syntheticModel } from './helpers/synthetic-index.ts';
 import { tempFolder } from './helpers/temp.ts';
-import { seededRandom } from './helpers/vectors.ts';
 
 const model = syntheticModel(8);
 /** Of what a file may be called, and what SQL, LIKE and regular expressions make something of. */
 const pieces = ["'", "''", '"', '%', '_', '\\', '--', '/*', ';', '\n', '\0', 'a', 'A', 'é', 'e\u0301', '😀', '/', ' ', '%27', '$1', '{0}', '?', 'x'] as const; // biome-ignore format: a table
-const random = seededRandom(7);
+const random = uniform(7);
 const anyOf = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)] as T;
 
 const images: IndexedImage[] = Array.from({ length: 400 }, (_, n) => {

@@ -1,21 +1,9 @@
 /** Synthetic embeddings, the same for the same seed: of two kinds, between which the real ones lie. */
-
-/** A source of numbers in [0, 1). */
-export type Random = () => number;
-
-/** Mulberry32 (https://gist.github.com/tommyettinger/46a874533244883189143505d203312c). */
-export function seededRandom(seed: number): Random {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+import { uniform } from '../../src/uniform.ts';
 
 /** The sum of four uniforms, of mean 0 and variance 1: near enough to a normal. */
-const normal = (random: Random): number => (random() + random() + random() + random() - 2) * Math.sqrt(3);
+const normal = (random: () => number): number =>
+  (random() + random() + random() + random() - 2) * Math.sqrt(3);
 
 export interface VectorKind {
   dimension: number;
@@ -27,7 +15,7 @@ export interface VectorKind {
  * max(0, W z + b), z a point of 24 dimensions near the middle of its cluster. Gives a function that fills the next rows.
  */
 export function clusteredVectors({ dimension, seed, clusters = 200 }: VectorKind & { clusters?: number }) {
-  const random = seededRandom(seed);
+  const random = uniform(seed);
   const latent = 24;
   const weights = Float32Array.from({ length: dimension * latent }, () => normal(random));
   const biases = Float32Array.from({ length: dimension }, () => normal(random) * 2);
@@ -51,7 +39,7 @@ export function clusteredVectors({ dimension, seed, clusters = 200 }: VectorKind
 
 /** Each number for itself: all are about as far from each other, so no index can tell where to look. */
 export function structurelessVectors({ dimension, seed }: VectorKind) {
-  const random = seededRandom(seed);
+  const random = uniform(seed);
   return (rows: number): Float32Array =>
     Float32Array.from({ length: rows * dimension }, () => normal(random));
 }
