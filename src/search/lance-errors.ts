@@ -3,7 +3,8 @@ import { ConfigError } from '../errors.ts';
 
 /** A table, a version or a file that is not, or no longer, there. */
 export function isMissing(error: unknown): boolean {
-  return error instanceof Error && /not found/i.test(error.message);
+  // A bucket that is not there is 'not found', too.
+  return error instanceof Error && /not found/i.test(error.message) && !/NoSuchBucket/.test(error.message);
 }
 
 /** What the operator can mend, as a ConfigError; anything else as it came. `place` is the URI of the output. */
@@ -15,6 +16,7 @@ export function explainLanceError(error: unknown, place: string): unknown {
     const text = `the index of ${place} was built again, more than a day ago, and what is open of it is gone`;
     return fail('index-gone', `${text}: open it again`);
   }
+  if (/NoSuchBucket/.test(message)) return fail('no-bucket', `the bucket of ${place} is not there: make it`);
   if (/kind: (Connect|Timeout)|error sending request|operation timed out/.test(message))
     return fail('store-unreachable', `the index of ${place} cannot be reached: is its server there?`);
   if (/AccessDenied|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken/.test(message))

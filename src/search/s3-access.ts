@@ -34,10 +34,11 @@ export async function s3Access(uri: string, options: S3Options): Promise<S3Acces
       expiresAt: credentials.expiration?.getTime(),
     };
 
-    /** Of the bucket: our requests are redirected to it, LanceDB's are not. */
+    /** Of the bucket: our requests are redirected to it, LanceDB's are not. Unknown where one may not ask. */
     async function regionOf(output: string): Promise<string | undefined> {
       const Bucket = new URL(output).hostname;
-      return (await client.headBucket({ Bucket })).BucketRegion;
+      const answer = await client.headBucket({ Bucket }).catch(() => undefined);
+      return answer?.BucketRegion;
     }
   } finally {
     client.destroy();
