@@ -9,6 +9,7 @@ import { verifyDeep } from '../src/cli/deep.ts';
 import { planNewRun } from '../src/cli/prepare.ts';
 import { exportRun } from '../src/export.ts';
 import { openMatrices } from '../src/infer.ts';
+import { partKey } from '../src/layout.ts';
 import { encodeHead, type Head } from '../src/models/head.ts';
 import {
   type Model,
@@ -23,11 +24,12 @@ import { numbersAt, type RowExtras, type RowNumbers, rowShape } from '../src/row
 import { findRequest, needsOf, type Run } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
+import type { ShardRows } from '../src/types.ts';
 import { verifyRun } from '../src/verify.ts';
 import { openView, viewParts } from '../src/view.ts';
 import { smallModel } from './helpers/cli.ts';
 import { contextOf } from './helpers/context.ts';
-import { embeddingValue, makeFinishedRun } from './helpers/finished-run.ts';
+import { embeddingValue, forgePart, itemsOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { paintPixels, relativeError, runGraph } from './helpers/graphs.ts';
 import { indexHere } from './helpers/index-here.ts';
 import { makePhotoArchive } from './helpers/photo-archive.ts';
@@ -177,9 +179,9 @@ const extras: RowExtras = {
   features: [{ layer: 'layer3', length: 1024 }],
 };
 
-describe('a part', () => {
-  const shape = { dimension: 2048, topK: 5, embeddingType: 'float32' } as const;
+const shape = { dimension: 2048, topK: 5, embeddingType: 'float32' } as const;
 
+describe('a part', () => {
   test('keeps each in a column of its own, and gives the row again', () => {
     const rows = makeShardRows(20, rowShape({ ...extras, topK: 5, model: { dimension: 2048 } }));
     const part = readPart(encodePart(rows, makeProvenance(extras), shape), 'part');
@@ -286,6 +288,24 @@ describe('an output', () => {
       expect([row.embedding.length, row.features_layer3.length]).toEqual([2048, 1024]);
       expect([row.embedding[0], row.features_layer3[1023]]).toEqual([value, value]);
     }
+  });
+
+  test('is not sound where an ok row has no features, or its head says nothing of it', async () => {
+    const folder = tempFolder();
+    const forged = openStore(folder, s3Defaults);
+    await forged.probe();
+    const { run } = await makeFinishedRun(forged, 's', { ends: { a: 'ok', b: 'ok' }, request: extras });
+    const { footer } = await readStoredPart(forged, partKey('s', 0));
+    const problemsWith = async (change: (rows: ShardRows) => void): Promise<string[]> => {
+      const rows = makeShardRows(2, { ...rowShape(run), isFailed: () => false });
+      change(rows);
+      forgePart(folder, 's', 0, encodePart({ ...rows, items: itemsOf(['a', 'b']) }, footer, shape));
+      return (await verifyRun(forged, run, (await openView(forged, 's')).success)).problems;
+    };
+    expect(await problemsWith(() => {})).toEqual([]);
+    const found = expect.arrayContaining([expect.stringMatching(/row 1 is ok and has no features/)]);
+    expect(await problemsWith(({ embeddings }) => embeddings.fill(0, 3072 + 2048))).toEqual(found);
+    expect(await problemsWith(({ scores }) => scores.fill(Number.NaN, 7 + 5))).toEqual(found);
   });
 
   test('needs workers that make the same', async () => {
