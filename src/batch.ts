@@ -64,11 +64,20 @@ export interface BatchStages {
   memory?: BatchMemory;
 }
 
+/** A row of a sheet, as long as that is not over. */
+export interface SheetRow {
+  sheet: Sheet;
+  row: number;
+  /** How it ended where it is not ok. */
+  failure?: FailedOutcome;
+  /** What made it; absent where we did. */
+  device?: string;
+}
+
 /** As `Reuse`, by run. */
 export interface BatchMemory {
   recall(run: string, place: number, sha256: string): Promise<KnownRow | undefined>;
-  /** Copies what it keeps. */
-  remember(run: string, place: number, row: Omit<KnownRow, 'device'>): void;
+  remember(run: string, place: number, row: SheetRow): void;
 }
 
 export interface StageTimes {
@@ -266,7 +275,7 @@ export function openBatcher(
       result.inferMs += (done.inferMs * count) / total;
       for (let row = first; row < first + count; row++, at++) {
         if (exception?.at !== at) {
-          remember(shard, row);
+          remember(shard, { sheet: result.sheet, row });
           continue;
         }
         const { outcome } = exception;
@@ -330,6 +339,8 @@ export function openBatcher(
       sheet.embeddings.set(known.embedding, row * dimension);
       sheet.scores.set(known.scores, row * topK);
       sheet.labels.set(known.labels, row * topK);
+      // A picture that comes again and again stays.
+      remember(shard, { sheet, row, device: known.device });
     } else putException(shard, row, outcome);
     shard.remaining -= 1;
     endIfWhole(shard);
@@ -339,24 +350,17 @@ export function openBatcher(
     const { result } = shard;
     if (outcome.status === 'gone') result.gone += 1;
     else {
-      remember(shard, row, outcome);
+      remember(shard, { sheet: result.sheet, row, failure: outcome });
       result.failures.set(row, outcome);
     }
     result.sheet.places[row] = -1;
   }
 
   /** What a row's bytes came to, where they are in the table of bytes met. */
-  function remember({ run, result: { sheet } }: ShardState, row: number, failure?: FailedOutcome): void {
-    const place = sheet.places[row] ?? -1;
-    if (place < 0 || !stages.memory || (failure && !isOfContent(failure))) return;
-    const outcome = failure ?? sheet.outcomeAt(row);
-    if (!outcome) throw new Error(`row ${row} has no outcome: this is a bug`);
-    stages.memory.remember(run, place, {
-      outcome,
-      embedding: sheet.embeddings.subarray(row * dimension, (row + 1) * dimension),
-      scores: sheet.scores.subarray(row * topK, (row + 1) * topK),
-      labels: sheet.labels.subarray(row * topK, (row + 1) * topK),
-    });
+  function remember({ run }: ShardState, known: SheetRow): void {
+    const place = known.sheet.places[known.row] ?? -1;
+    if (place >= 0 && (!known.failure || isOfContent(known.failure)))
+      stages.memory?.remember(run, place, known);
   }
 
   function endIfWhole(shard: ShardState): void {

@@ -10,14 +10,18 @@
  * A row found so has the numbers of the run that made it: same model, preprocessing and precision by fingerprint.
  */
 import pMap from 'p-map';
+import type { SheetRow } from './batch.ts';
 import { ConfigError, messageOf } from './errors.ts';
 import type { PartTable } from './part.ts';
 import { openPart } from './part-footer.ts';
-import { extrasName, numbersAt, rowShape } from './row-extras.ts';
+import { extrasName, numbersAt } from './row-extras.ts';
 import { findRequest, findSuccess, listRuns, type Run, type RunRequest } from './run.ts';
 import { makeSeenTable, openSeenTable, seenCapacity } from './seen.ts';
 import type { Store } from './stores/store.ts';
 import type { KnownRow, Outcome } from './types.ts';
+
+/** A row that was made here, or taken, where it stands. */
+export type MadeRow = SheetRow & { device: string };
 
 export interface Reuse {
   /** For lanes. */
@@ -29,17 +33,13 @@ export interface Reuse {
    * later `remember` uses its memory again.
    */
   recall(place: number, sha256: string): Promise<KnownRow | undefined>;
-  /** What the bytes claimed at a place came to; copied. */
-  remember(place: number, row: KnownRow): void;
+  /** What the bytes claimed at a place came to. */
+  remember(place: number, row: MadeRow): void;
   /** A part stands in the store; row r of it was claimed at `places[r]`, or nowhere (-1). */
   addPart(key: string, places: Int32Array): void;
 }
 
-interface KeptRow extends Pick<KnownRow, 'outcome' | 'device'> {
-  at: number;
-}
-
-/** Rows in memory, 8 KB each. */
+/** Rows in memory: as many as sheets that were given back hold (sheet.ts). */
 const keptRows = 4096;
 /** Parts in memory, 8 MB each: who finds a moved or repacked archive finds its images in the order of the parts. */
 const keptParts = 8;
@@ -57,15 +57,8 @@ export async function openReuse(
   const partKeys: string[] = [];
   /** By place: the index in `partKeys` and the row there, as part × 2^16 + row + 1; 0 where there is none. */
   const rowsAt = new Float64Array(seen.byteLength / 8);
-  /** By place, where in `memory` it is; what was asked for last is last. */
-  const latest = new Map<number, KeptRow>();
-  const { dimension, topK } = rowShape(run);
-  // In one piece: thousands of small ones cost the garbage collector more than all else that is done here.
-  const memory = {
-    embeddings: new Float32Array(keptRows * dimension),
-    scores: new Float32Array(keptRows * topK),
-    labels: new Int32Array(keptRows * topK),
-  };
+  /** By place; what was asked for last is last. */
+  const latest = new Map<number, MadeRow>();
   const tables = new Map<string, Promise<PartTable | undefined>>();
 
   await loadRuns();
@@ -74,42 +67,18 @@ export async function openReuse(
     room: run.items,
     async recall(place, sha256) {
       const kept = latest.get(place);
-      // A picture that comes again and again stays.
-      if (kept) keep(place, kept);
-      const row = kept ? rowAt(kept) : await readRow(place);
+      if (kept?.sheet.isOver) latest.delete(place);
+      const row = kept && !kept.sheet.isOver ? rowIn(kept) : await readRow(place);
       return row?.outcome.sha256 === sha256 ? row : undefined;
     },
-    remember(place, { embedding, scores, labels, outcome, device }) {
-      const at = latest.get(place)?.at ?? (latest.size < keptRows ? latest.size : dropOldest());
-      memory.embeddings.set(embedding, at * dimension);
-      memory.scores.set(scores, at * topK);
-      memory.labels.set(labels, at * topK);
-      keep(place, { at, outcome, device });
+    remember(place, row) {
+      latest.delete(place);
+      latest.set(place, row);
+      const [oldest] = latest.keys();
+      if (latest.size > keptRows && oldest !== undefined) latest.delete(oldest);
     },
     addPart,
   };
-
-  function keep(place: number, row: KeptRow): void {
-    latest.delete(place);
-    latest.set(place, row);
-  }
-
-  /** Gives its memory to be used again. */
-  function dropOldest(): number {
-    const [place, { at }] = latest.entries().next().value as [number, KeptRow]; // it is full
-    latest.delete(place);
-    return at;
-  }
-
-  function rowAt({ at, outcome, device }: KeptRow): KnownRow {
-    return {
-      outcome,
-      embedding: memory.embeddings.subarray(at * dimension, (at + 1) * dimension),
-      scores: memory.scores.subarray(at * topK, (at + 1) * topK),
-      labels: memory.labels.subarray(at * topK, (at + 1) * topK),
-      device,
-    };
-  }
 
   function addPart(key: string, places: Int32Array): void {
     const part = partKeys.push(key) - 1;
@@ -208,6 +177,20 @@ function isAlike(a: RunRequest, b: RunRequest): boolean {
   const isSameModel = a.model.fingerprint === b.model.fingerprint && a.topK === b.topK;
   const isSameRow = a.embedding === b.embedding && extrasName(a) === extrasName(b);
   return isSameModel && isSameRow && a.maxPixels === b.maxPixels;
+}
+
+function rowIn({ sheet, row, failure, device }: MadeRow): KnownRow | undefined {
+  const outcome = failure ?? sheet.outcomeAt(row);
+  const { dimension, topK } = sheet.memory;
+  return (
+    outcome && {
+      outcome,
+      embedding: sheet.embeddings.subarray(row * dimension, (row + 1) * dimension),
+      scores: sheet.scores.subarray(row * topK, (row + 1) * topK),
+      labels: sheet.labels.subarray(row * topK, (row + 1) * topK),
+      device,
+    }
+  );
 }
 
 function rowOf(part: PartTable, row: number): KnownRow | undefined {

@@ -3,9 +3,9 @@
  * A value comes from the flag, else the environment, else `lensmill.yaml`, else the default here.
  */
 import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from './errors.ts';
 import { layers } from './row-extras.ts';
@@ -473,6 +473,11 @@ export function resolveSettings(
   return { values: values as Settings, origins: origins as Record<SettingName, Origin> };
 }
 
+/** 60 ms that a process without a settings file does without, and every worker. */
+function loadYaml(): typeof import('yaml') {
+  return createRequire(import.meta.url)('yaml');
+}
+
 /** Reads `lensmill.yaml`; unknown names are an error, so that a typing mistake is not a silent default. */
 export function readSettingsFile(path: string, required: boolean): Record<string, unknown> {
   if (!existsSync(path)) {
@@ -481,7 +486,7 @@ export function readSettingsFile(path: string, required: boolean): Record<string
   }
   let content: unknown;
   try {
-    content = parseYaml(readFileSync(path, 'utf8')) ?? {};
+    content = loadYaml().parse(readFileSync(path, 'utf8')) ?? {};
   } catch (error) {
     throw new ConfigError('bad-settings-file', `${path}: ${messageOf(error)}`);
   }

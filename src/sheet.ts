@@ -27,6 +27,8 @@ export type FailedOutcome = { status: 'failed' } & Failure & Partial<ByteFacts> 
 /** All columns are [rows × so many]; of a row that has not ended, and of one that is not ok, most hold anything. */
 export interface Sheet {
   memory: SheetMemory;
+  /** Its memory has gone to another sheet, and what stands there is that one's. */
+  isOver: boolean;
   rows: number;
   embeddings: Float32Array;
   scores: Float32Array;
@@ -52,6 +54,7 @@ export function openSheet(sheet: SheetMemory): Sheet {
   const { embeddings, scores, labels, places, sizes, widths, heights, statuses, kinds, hashes } = columns;
   return {
     memory: sheet,
+    isOver: false,
     rows: sheet.rows,
     embeddings,
     scores,
@@ -155,12 +158,12 @@ export function readSheet({ sheet: memory, failures }: EndedRows): ShardRows {
 export interface Sheets {
   /** A sheet over lines of a plan, none of whose rows has ended. */
   take(lines: Uint8Array): Sheet;
-  /** To be used again, once nobody reads or writes it. What is never given back is garbage as any other. */
+  /** Nobody writes it any more. It stays readable until 4,096 rows were given back after it, and then its memory is used again. */
   giveBack(sheet: Sheet): void;
 }
 
-/** A worker has three shards at once, and one more for its next. */
-const kept = 4;
+/** 32 MB of embeddings: what came of the latest images need not be read from their parts (reuse.ts). */
+const rowsKept = 4096;
 /** Memory comes in pieces of so many bytes, so that a shard with somewhat longer lines fits where another was. */
 const step = 2 ** 16;
 const newline = 0x0a;
@@ -170,14 +173,29 @@ const newline = 0x0a;
  * copying all of it.
  */
 export function openSheets(shape: RowShape): Sheets {
-  const free: SharedArrayBuffer[] = [];
+  /** In the order in which they were given back. */
+  const free: Sheet[] = [];
+  /** Rows of those. */
+  let rowsFree = 0;
+
+  /** The oldest that may go. */
+  function takeOldest(): SharedArrayBuffer | undefined {
+    const oldest = free[0];
+    if (!oldest || rowsFree - oldest.rows < rowsKept) return undefined;
+    free.shift();
+    rowsFree -= oldest.rows;
+    oldest.isOver = true;
+    return oldest.memory.memory;
+  }
+
   return {
     take(lines) {
       const ends = endsOf(lines);
       const bytes = ends.length * rowBytes(shape) + lines.length;
-      const at = free.findIndex(({ byteLength }) => byteLength >= bytes);
-      const memory =
-        free.splice(at, at < 0 ? 0 : 1)[0] ?? new SharedArrayBuffer(Math.ceil(bytes / step) * step);
+      let memory = takeOldest();
+      // Smaller ones are of a run with smaller shards.
+      while (memory && memory.byteLength < bytes) memory = takeOldest();
+      memory ??= new SharedArrayBuffer(Math.ceil(bytes / step) * step);
       const sheet = { memory, rows: ends.length, ...shape };
       const columns = columnsOf(sheet);
       columns.statuses.fill(0);
@@ -185,10 +203,9 @@ export function openSheets(shape: RowShape): Sheets {
       columns.text.set(lines);
       return openSheet(sheet);
     },
-    giveBack({ memory: { memory } }) {
-      free.push(memory);
-      free.sort((a, b) => a.byteLength - b.byteLength);
-      if (free.length > kept) free.shift();
+    giveBack(sheet) {
+      free.push(sheet);
+      rowsFree += sheet.rows;
     },
   };
 }

@@ -16,7 +16,7 @@ import { encodeItems } from '../src/page.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
 import type { Run, RunRequest } from '../src/run.ts';
 import { makeSeenTable, openSeenTable } from '../src/seen.ts';
-import { openSheets, readSheet } from '../src/sheet.ts';
+import { openSheets, readSheet, type Sheet } from '../src/sheet.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import type { Item, KnownRow } from '../src/types.ts';
@@ -176,20 +176,37 @@ describe('what finished runs know', () => {
     // As `run` itself: its own parts are not read at the start.
     const { reuse } = await remembering(store, { ...run, items: 5000 });
     const seen = openSeenTable(reuse.seen);
-    const rowOf = (sha256: string): KnownRow => ({
-      outcome: { status: 'ok', sha256, bytes: 1, width: 1, height: 1, format: 'png' },
-      ...{ embedding: new Float32Array(1), scores: new Float32Array(1), labels: new Int32Array(1) },
-      device: 'cpu',
-    });
     const placeOf = (id: string | number): number => seen.claim(sha256Of(id))?.place as number;
-    for (const id of ['often', 'a', ...Array(4095).keys()]) {
-      reuse.remember(placeOf(id), rowOf(sha256Of(id)));
-      await reuse.recall(placeOf('often'), sha256Of('often'));
+    const ids = ['often', 'a', ...Array(4095).keys()];
+    const sheet = openSheets({ dimension: 1, topK: 1 }).take(encodeItems(itemsOf(ids.map(() => 0))));
+    for (const [row, id] of ids.entries()) {
+      sheet.putOk(row, { sha256: sha256Of(id), bytes: 1, width: 1, height: 1, format: 'png' });
+      reuse.remember(placeOf(id), { sheet, row, device: 'cpu' });
+      // As of a row that repeats it.
+      reuse.remember(placeOf('often'), { sheet, row: 0, device: 'cpu' });
     }
     expect(await reuse.recall(placeOf('often'), sha256Of('often'))).toMatchObject({ device: 'cpu' });
     expect(await reuse.recall(placeOf('a'), sha256Of('a'))).toBeUndefined();
     reuse.addPart(partKey('r1', 0), Int32Array.of(placeOf('a')));
     expect((await reuse.recall(placeOf('a'), sha256Of('a')))?.embedding[0]).toBe(embeddingValue('r1', 'a'));
+  });
+
+  test('what stood in a sheet whose memory is used again is not remembered', async () => {
+    const { reuse } = await remembering(await newStore());
+    const sheets = openSheets({ dimension: 1, topK: 1 });
+    const lines = encodeItems(itemsOf(Array(2048).fill(0)));
+    const [first, second, third] = [1, 2, 3].map(() => sheets.take(lines)) as [Sheet, Sheet, Sheet];
+    const place = openSeenTable(reuse.seen).claim(sha256Of('a'))?.place as number;
+    first.putOk(7, { sha256: sha256Of('a'), bytes: 1, width: 1, height: 1, format: 'png' });
+    first.embeddings[7] = 5;
+    reuse.remember(place, { sheet: first, row: 7, device: 'cpu' });
+    sheets.giveBack(first);
+    sheets.giveBack(second);
+    sheets.take(lines);
+    expect((await reuse.recall(place, sha256Of('a')))?.embedding).toEqual(Float32Array.of(5));
+    sheets.giveBack(third);
+    expect(sheets.take(lines).memory.memory).toBe(first.memory.memory);
+    expect(await reuse.recall(place, sha256Of('a'))).toBeUndefined();
   });
 });
 
@@ -265,10 +282,14 @@ function openWorld({
         const row = memory.get(place);
         return row?.outcome.sha256 === sha256 ? row : undefined;
       },
-      remember(_, place, { embedding, scores, labels, ...row }) {
+      remember(_, place, { sheet, row, failure }) {
+        const outcome = failure ?? sheet.outcomeAt(row);
+        if (!outcome) throw new Error('a row that has not ended');
+        const ofRow = <T extends Float32Array | Int32Array>(values: T) => values.slice(row, row + 1) as T;
+        const { embeddings, scores, labels } = sheet;
+        const copies = { embedding: ofRow(embeddings), scores: ofRow(scores), labels: ofRow(labels) };
         memory.delete(place);
-        const copies = { embedding: embedding.slice(), scores: scores.slice(), labels: labels.slice() };
-        memory.set(place, { ...row, ...copies, device: 'cpu' });
+        memory.set(place, { outcome, ...copies, device: 'cpu' });
         const [oldest] = memory.keys();
         if (memory.size > kept && oldest !== undefined) memory.delete(oldest);
       },

@@ -154,7 +154,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
           return memories.get(id)?.recall(place, sha256);
         },
         remember(id, place, row) {
-          memories.get(id)?.remember(place, { ...row, device: device.kind });
+          memories.get(id)?.remember(place, { device: device.kind, ...row });
         },
       },
     },
