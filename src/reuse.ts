@@ -183,11 +183,12 @@ function rowIn({ sheet, row, failure, device }: MadeRow): KnownRow | undefined {
   const outcome = failure ?? sheet.outcomeAt(row);
   const { dimension, topK } = sheet.memory;
   return (
+    // Copies: by the time that they are read, the sheet may be over.
     outcome && {
       outcome,
-      embedding: sheet.embeddings.subarray(row * dimension, (row + 1) * dimension),
-      scores: sheet.scores.subarray(row * topK, (row + 1) * topK),
-      labels: sheet.labels.subarray(row * topK, (row + 1) * topK),
+      embedding: sheet.embeddings.slice(row * dimension, (row + 1) * dimension),
+      scores: sheet.scores.slice(row * topK, (row + 1) * topK),
+      labels: sheet.labels.slice(row * topK, (row + 1) * topK),
       device,
     }
   );
