@@ -161,9 +161,13 @@ function nextSteps(output: string, run: Run): string {
   return [
     'Next:',
     ...(run.model.untrained
-      ? ['  npm run demo                                      # again, with a network: pretrained weights']
+      ? [
+          '  npm run demo                                          # again, with a network: pretrained weights',
+        ]
       : []),
-    `  npm run -s lensmill -- index FOLDER --output ./index    # your own pictures`,
+    `  npm run -s lensmill -- build-index ${output}        # then look at it in a browser, and search it:`,
+    `  npm run -s lensmill -- serve ${output}`,
+    '  npm run -s lensmill -- index FOLDER --output ./index --build-index    # your own pictures',
     `  npm run -s lensmill -- export ${output} --run ${run.run} --to ./rows --format jsonl`,
     `  npm run -s lensmill -- verify ${run.run} --output ${output}`,
     `The pictures are in ${sourceName(run)}`,
