@@ -49,7 +49,7 @@ function* scaled<T>(start: number, share: number, part: Generator<number, T>): G
 }
 
 /** Their coordinates along the directions in which they differ most. */
-export function* reduceDimensions({ vectors, count, dimension }: Embeddings): Generator<number, Embeddings> {
+function* reduceDimensions({ vectors, count, dimension }: Embeddings): Generator<number, Embeddings> {
   const width = Math.min(directions, dimension, count);
   if (width === dimension) return { vectors, count, dimension };
   const mean = meanOf({ vectors, count, dimension });
@@ -117,7 +117,7 @@ export interface Neighbours {
 }
 
 /** By Euclidean distance, all compared with all. */
-export function* findNeighbours({ vectors, count, dimension }: Embeddings): Generator<number, Neighbours> {
+function* findNeighbours({ vectors, count, dimension }: Embeddings): Generator<number, Neighbours> {
   const wanted = Math.min(neighbours, count - 1);
   const indices: number[][] = [];
   const distances: number[][] = [];

@@ -104,7 +104,7 @@ export function measureCalibration(
 }
 
 /** The index of the largest value; of equal ones the first. */
-export function bestOf(values: Float32Array): number {
+function bestOf(values: Float32Array): number {
   let best = 0;
   for (let i = 1; i < values.length; i++) if ((values[i] as number) > (values[best] as number)) best = i;
   return best;

@@ -14,7 +14,7 @@ export interface Route {
 
 export const route = createStore(readRoute(location.hash));
 
-export function readRoute(hash: string): Route {
+function readRoute(hash: string): Route {
   const [path = ''] = hash.replace(/^#\/?/, '').split('?');
   const params = new URLSearchParams(hash.includes('?') ? hash.slice(hash.indexOf('?') + 1) : '');
   return { view: views.find((view) => view === path) ?? 'search', params };

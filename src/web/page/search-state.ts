@@ -13,7 +13,7 @@ export interface SearchState {
   k: number;
 }
 
-export const firstHits = 60;
+const firstHits = 60;
 /** As many as the API gives. */
 export const mostHits = 500;
 /** Images of the index that one search takes. */

@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { HitReply, Image } from '../../api.ts';
 import { nameOf, score } from '../format.ts';
+import { onCardKey } from './card-keys.ts';
 import { Icon } from './icon.tsx';
 import { Thumbnail } from './thumbnail.tsx';
 
@@ -50,23 +51,7 @@ export function Grid({
   }, [images]);
 
   function onKeyDown(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const card = event.target instanceof Element ? event.target.closest<HTMLElement>('.card') : null;
-    const key = card?.dataset.key;
-    if (!card || !key) return;
-    if (event.key === 'w') actions.onWhy(key);
-    else if (event.key === 'a') actions.onAdd(key);
-    else {
-      const next = cardTowards(
-        [...(list.current?.querySelectorAll<HTMLElement>('.card') ?? [])],
-        card,
-        event.key,
-      );
-      if (!next) return;
-      next.querySelector('a')?.focus();
-      next.scrollIntoView({ block: 'nearest' });
-    }
-    event.preventDefault();
+    onCardKey(event, list.current, { w: actions.onWhy, a: actions.onAdd });
   }
 
   return (
@@ -166,29 +151,6 @@ export const keyType = 'application/x-lensmill-key';
 
 export const ratioOf = ({ width, height }: Image): number =>
   Math.min(widest, Math.max(narrowest, width / height));
-
-/** The card that an arrow key, Home or End leads to; up and down to the one that is most nearly above or below. */
-export function cardTowards(
-  cards: readonly HTMLElement[],
-  from: HTMLElement,
-  key: string,
-): HTMLElement | undefined {
-  const at = cards.indexOf(from);
-  if (key === 'ArrowRight') return cards[at + 1];
-  if (key === 'ArrowLeft') return cards[at - 1];
-  if (key === 'Home') return cards[0];
-  if (key === 'End') return cards.at(-1);
-  if (key !== 'ArrowDown' && key !== 'ArrowUp') return undefined;
-  const beyond =
-    key === 'ArrowDown'
-      ? cards.find(({ offsetTop }) => offsetTop > from.offsetTop)
-      : cards.findLast(({ offsetTop }) => offsetTop < from.offsetTop);
-  const middleOf = ({ offsetLeft, offsetWidth }: HTMLElement): number => offsetLeft + offsetWidth / 2;
-  const distanceTo = (card: HTMLElement): number => Math.abs(middleOf(card) - middleOf(from));
-  return cards
-    .filter(({ offsetTop }) => offsetTop === beyond?.offsetTop)
-    .toSorted((a, b) => distanceTo(a) - distanceTo(b))[0];
-}
 
 /** As many grey cards, in the places of the first pictures. */
 export function GridSkeleton({ cards = 18 }: { cards?: number }) {

@@ -14,8 +14,9 @@ import {
   openMarks,
   setMarks,
 } from '../marks.ts';
+import { onCardKey } from '../parts/card-keys.ts';
 import { DuplicateGroup } from '../parts/duplicate-group.tsx';
-import { cardTowards, GridSkeleton } from '../parts/grid.tsx';
+import { GridSkeleton } from '../parts/grid.tsx';
 import { Empty, ProblemNotice } from '../parts/notice.tsx';
 import { Why } from '../parts/why.tsx';
 import { go, route, withParams } from '../route.ts';
@@ -176,23 +177,11 @@ function Groups({
   }
 
   function onKeyDown(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const card = event.target instanceof Element ? event.target.closest<HTMLElement>('.card') : null;
-    const key = card?.dataset.key;
-    if (!card || !key) return;
-    if (event.key === 'k') toggle(key, 'keep');
-    else if (event.key === 'r') toggle(key, 'remove');
-    else if (event.key === 'w') onWhy(key);
-    else {
-      const next = cardTowards(
-        [...(list.current?.querySelectorAll<HTMLElement>('.card') ?? [])],
-        card,
-        event.key,
-      );
-      if (!next) return;
-      next.querySelector('a')?.focus();
-    }
-    event.preventDefault();
+    onCardKey(event, list.current, {
+      k: (key) => toggle(key, 'keep'),
+      r: (key) => toggle(key, 'remove'),
+      w: onWhy,
+    });
   }
 
   return (
