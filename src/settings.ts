@@ -1,6 +1,7 @@
 /**
  * Every setting, once: flag, environment variable, unit, default, and how to choose it.
- * A value comes from the flag, else the environment, else `lensmill.yaml`, else the default here.
+ * A value comes from the flag, else the environment (of REDIS_URL: that, or the file that REDIS_URL_FILE names), else
+ * `lensmill.yaml`, else the default here.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -429,13 +430,17 @@ export const settingsTable = {
 
 export type SettingName = keyof typeof settingsTable;
 export type Settings = { [Name in SettingName]: z.output<(typeof settingsTable)[Name]['parse']> };
-export type Origin = 'flag' | 'env' | 'file' | 'default';
+/** env-file: the file that its variable with _FILE names. file: `lensmill.yaml`. */
+export type Origin = 'flag' | 'env' | 'env-file' | 'file' | 'default';
 export interface ResolvedSettings {
   values: Settings;
   origins: Record<SettingName, Origin>;
 }
 
-/** Throws ConfigError 'bad-setting' that names the value, where it came from and what is expected. */
+/**
+ * Throws ConfigError 'bad-setting' that names the value, where it came from and what is expected; 'set-twice' where a variable
+ * and its _FILE are both set, and 'bad-secret-file' where that file is missing or empty.
+ */
 export function resolveSettings(
   flags: Partial<Record<SettingName, unknown>>,
   env: NodeJS.ProcessEnv,
@@ -448,8 +453,8 @@ export function resolveSettings(
     const [raw, origin]: [unknown, Origin] =
       flags[name] !== undefined
         ? [flags[name], 'flag']
-        : env[variable]
-          ? [env[variable], 'env']
+        : env[variable] || env[`${variable}_FILE`]
+          ? fromEnvironment(env, variable)
           : file[name] !== undefined
             ? [file[name], 'file']
             : [byDefault, 'default'];
@@ -458,6 +463,7 @@ export function resolveSettings(
       const where = {
         flag: flag.split(' ')[0],
         env: variable,
+        'env-file': `${variable}_FILE`,
         file: `${name} in the settings file`,
         default: name,
       }[origin];
@@ -471,6 +477,34 @@ export function resolveSettings(
   }
   // Every name of the table was set above.
   return { values: values as Settings, origins: origins as Record<SettingName, Origin> };
+}
+
+/**
+ * As Compose, Kubernetes and systemd hand secrets over: what stands in a file is not in `docker inspect`, in /proc/PID/environ, or
+ * in what a process hands down to its children.
+ */
+function fromEnvironment(env: NodeJS.ProcessEnv, variable: string): [string, Origin] {
+  const value = env[variable];
+  const path = env[`${variable}_FILE`];
+  if (!path) return [value ?? '', 'env'];
+  if (value) throw new ConfigError('set-twice', `${variable} and ${variable}_FILE are both set; unset one`);
+  let content: string;
+  try {
+    content = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new ConfigError(
+      'bad-secret-file',
+      `${variable}_FILE: '${path}' cannot be read (${messageOf(error)}); it names the file that holds ${variable}`,
+    );
+  }
+  // An editor and `echo` end it with a newline.
+  const text = content.replace(/[\r\n]+$/, '');
+  if (text === '')
+    throw new ConfigError(
+      'bad-secret-file',
+      `${variable}_FILE: '${path}' is empty; it should hold ${variable}`,
+    );
+  return [text, 'env-file'];
 }
 
 /** 60 ms that a process without a settings file does without, and every worker. */

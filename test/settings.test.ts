@@ -24,6 +24,40 @@ test('a flag goes before the environment, that before the file, that before the 
   ]);
 });
 
+test('a variable with _FILE names a file that holds the value, and the two together are a mistake', () => {
+  const path = join(tempFolder(), 'token');
+  writeFileSync(path, 'a-token-of-my-own\n');
+  const fromFile = { LENSMILL_TOKEN_FILE: path };
+  const { values, origins } = resolveSettings({}, fromFile, { token: 'another-of-the-file' });
+  expect([values.token, origins.token]).toEqual(['a-token-of-my-own', 'env-file']);
+  expect(resolveSettings({ token: 'a-token-by-its-flag' }, fromFile, {}).origins.token).toBe('flag');
+  expect(resolveSettings({}, { LENSMILL_TOKEN_FILE: '' }, {}).origins.token).toBe('default');
+  // Of every setting, secret or not.
+  writeFileSync(path, '12');
+  expect(resolveSettings({}, { LENSMILL_BATCH_FILE: path }, {}).values.batch).toBe(12);
+
+  const thrownBy = (env: NodeJS.ProcessEnv): unknown => {
+    try {
+      return resolveSettings({}, env, {});
+    } catch (error) {
+      return error;
+    }
+  };
+  expect(thrownBy({ ...fromFile, LENSMILL_TOKEN: 'a-token-of-my-own' })).toMatchObject({ code: 'set-twice' });
+  const missing = thrownBy({ REDIS_URL_FILE: `${path}-none` });
+  expect(missing).toMatchObject({
+    code: 'bad-secret-file',
+    message: expect.stringMatching(/^REDIS_URL_FILE: .*token-none'.*ENOENT/),
+  });
+  writeFileSync(path, '\n');
+  expect(thrownBy(fromFile)).toMatchObject({ code: 'bad-secret-file', message: expect.stringContaining(path) });
+  writeFileSync(path, 'too short\n');
+  expect(thrownBy(fromFile)).toMatchObject({
+    code: 'bad-setting',
+    message: expect.stringMatching(/^LENSMILL_TOKEN_FILE: ((?!too short).)*$/),
+  });
+});
+
 test('sizes and times are written with their units', () => {
   const { values } = resolveSettings({ maxBytes: '1.5MB', readTimeoutMs: '2m', graceMs: '500ms' }, {}, {});
   expect([values.maxBytes, values.readTimeoutMs, values.graceMs]).toEqual([1_500_000, 120_000, 500]);
@@ -44,7 +78,7 @@ test('every default fits its own setting, and no two settings share a flag or a 
   expect(() => resolveSettings({}, {}, {})).not.toThrow();
   const all = settingNames.map((name) => settingsTable[name]);
   expect(new Set(all.map(({ flag }) => flag.split(' ')[0])).size).toBe(all.length);
-  expect(new Set(all.map(({ env }) => env)).size).toBe(all.length);
+  expect(new Set(all.flatMap(({ env }) => [env, `${env}_FILE`])).size).toBe(2 * all.length);
 });
 
 test('a settings file with an unknown name is refused: a typing mistake is no silent default', () => {
