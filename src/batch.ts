@@ -48,6 +48,8 @@ export interface FilledSlot {
   exceptions: { at: number; outcome: FailedOutcome | { status: 'gone' } | Refusal | Repeat }[];
   fetchMs: number;
   decodeMs: number;
+  /** What was fetched for each range. */
+  bytesRead: readonly number[];
 }
 
 export interface BatchStages {
@@ -97,6 +99,8 @@ export interface EmbeddedShard extends StageTimes {
   gone: number;
   /** Rows whose bytes were met before. */
   reused: number;
+  /** What was fetched for it, again where that was needed. */
+  bytesRead: number;
   /** What made those. */
   devices: Set<string>;
   /** Gives the sheet to later shards: once, when nobody reads it any more. */
@@ -178,6 +182,7 @@ export function openBatcher(
           decodeMs: 0,
           inferMs: 0,
           reused: 0,
+          bytesRead: 0,
           devices: new Set(),
           free: () => sheets.giveBack(sheet),
         },
@@ -268,8 +273,9 @@ export function openBatcher(
     const exceptions = done.exceptions.values();
     let exception = exceptions.next().value;
     let at = 0;
-    for (const { shard, first, count } of stretches) {
+    for (const [range, { shard, first, count }] of stretches.entries()) {
       const { result } = shard;
+      result.bytesRead += done.bytesRead[range] ?? 0;
       result.fetchMs += (done.fetchMs * count) / total;
       result.decodeMs += (done.decodeMs * count) / total;
       result.inferMs += (done.inferMs * count) / total;

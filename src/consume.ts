@@ -64,6 +64,18 @@ export interface ConsumerHandlers {
   onFinalize(run: string, lease: Lease): Promise<void>;
   /** There was no shard to take; `isOpen`: of a run that is open and fits. */
   onNoShard?(isOpen: boolean): void;
+  /** A shard that was taken was not done here. */
+  onLeft?(how: ShardLeft): void;
+}
+
+/** failed: an attempt of it is lost. handed back: it waits again as it was. lost: it was another worker's by then. */
+export type ShardLeft = 'failed' | 'handed back' | 'lost';
+
+export interface ConsumerVitals {
+  /** Since Redis last answered anything, ms; null before it first did. */
+  redisSeenMs: number | null;
+  /** A finalize job is none. */
+  shardsInFlight: number;
 }
 
 export interface Consumer {
@@ -72,6 +84,8 @@ export interface Consumer {
    * were. May be called again with less grace.
    */
   close(graceMs: number): Promise<number>;
+  /** While shards are taken, or in flight, Redis is asked every few seconds at least. */
+  vitals(): ConsumerVitals;
 }
 
 interface Taken {
@@ -89,6 +103,8 @@ export function consumeShards(
   const redis = openRedis(redisUrl);
   const members = new Map<string, Worker>();
   const inFlight = new Map<HeldLease, Promise<void>>();
+  let shardsInFlight = 0;
+  let redisSeenAt: number | undefined;
   const stopped = new AbortController();
   let lastRun = '';
   let isAnyOpen = false;
@@ -106,7 +122,7 @@ export function consumeShards(
         await Promise.race(inFlight.values());
         continue;
       }
-      const taken = performance.now() < restUntil ? undefined : await takeNext().catch(report);
+      const taken = await takeNext().catch(report);
       if (taken) {
         waitMs = idleMs.least;
         inFlight.set(
@@ -129,7 +145,7 @@ export function consumeShards(
 
   /** One shard of the next run in turn that has one. */
   async function takeNext(): Promise<Taken | undefined> {
-    const runs = await queue.runs();
+    const runs = await seen(queue.runs());
     for (const [run, member] of members) {
       if (runs.has(run)) continue;
       members.delete(run);
@@ -140,6 +156,7 @@ export function consumeShards(
       .map(([run]) => run)
       .sort();
     isAnyOpen = open.length > 0;
+    if (performance.now() < restUntil) return undefined;
     const next = Math.max(
       0,
       open.findIndex((run) => run > lastRun),
@@ -148,7 +165,7 @@ export function consumeShards(
       if (stopped.signal.aborted) return undefined;
       const token = randomUUID();
       const askedAt = performance.now();
-      const job = await memberOf(run).getNextJob(token, { block: false });
+      const job = await seen(memberOf(run).getNextJob(token, { block: false }));
       if (!job) continue;
       lastRun = run;
       return { job, token, lease: openLease(lockMs, askedAt) };
@@ -176,10 +193,17 @@ export function consumeShards(
     return member;
   }
 
+  /** An answer of Redis; that it came is noted. */
+  async function seen<T>(answer: Promise<T>): Promise<T> {
+    const value = await answer;
+    redisSeenAt = performance.now();
+    return value;
+  }
+
   async function work({ job, token, lease }: Taken): Promise<void> {
     const renewal = setInterval(() => {
       const sentAt = performance.now();
-      job.extendLock(token, lockMs).then(
+      seen(job.extendLock(token, lockMs)).then(
         (held) => (held ? lease.renewed(sentAt) : lease.end(new LeaseLost('the lock is gone'))),
         report, // it is asked again, and the lease's own clock goes on
       );
@@ -201,12 +225,18 @@ export function consumeShards(
   async function handle(job: Job, lease: Lease): Promise<void> {
     if (job.name === 'finalize') return handlers.onFinalize(finalizeJob.parse(job.data).run, lease);
     const { run, shard } = shardJob.parse(job.data);
-    return handlers.onShard({ run, shard, lease, suspect: job.stalledCounter > 0 });
+    shardsInFlight += 1;
+    try {
+      return await handlers.onShard({ run, shard, lease, suspect: job.stalledCounter > 0 });
+    } finally {
+      shardsInFlight -= 1;
+    }
   }
 
   async function giveUp(job: Job, token: string, error: unknown): Promise<void> {
     const { run, shard } = shardJob.partial({ shard: true }).parse(job.data);
     const facts = { run, shard, error: messageOf(error) };
+    if (shard !== undefined) handlers.onLeft?.(howLeft(error));
     if (error instanceof LeaseLost) {
       log.warn(facts, 'lease lost');
     } else if (error instanceof HandedBack || error instanceof NotForThisWorker) {
@@ -239,6 +269,10 @@ export function consumeShards(
   }
 
   return {
+    vitals: () => ({
+      redisSeenMs: redisSeenAt === undefined ? null : performance.now() - redisSeenAt,
+      shardsInFlight,
+    }),
     async close(graceMs) {
       stopped.abort();
       const late = setTimeout(() => {
@@ -257,4 +291,12 @@ export function consumeShards(
       return handedBack;
     },
   };
+}
+
+function howLeft(error: unknown): ShardLeft {
+  if (error instanceof LeaseLost) return 'lost';
+  const isReturned = [HandedBack, NotForThisWorker, OutOfReach, RunBlocked].some(
+    (Kind) => error instanceof Kind,
+  );
+  return isReturned ? 'handed back' : 'failed';
 }

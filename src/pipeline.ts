@@ -26,7 +26,14 @@ export interface ShardReport {
   /** Of those, the ones that were read here: none where the part stood already. */
   images: number;
   failed: number;
+  gone: number;
   reused: number;
+  /** Failed rows by their error, where they were made here. */
+  failures: Record<string, number>;
+  /** Of images, as they were fetched. */
+  bytesRead: number;
+  /** Of the part, where it is ours that stands. */
+  bytesWritten: number;
   commit: CommitResult | 'present';
   fetchMs: number;
   decodeMs: number;
@@ -49,6 +56,7 @@ export interface PipelineParts {
 export type Made = Parameters<typeof encodePart> extends [unknown, ...infer Rest] ? Rest : never;
 
 export interface EncodedPart {
+  bytes: number;
   /** As `commitPart`. */
   commit(): Promise<CommitResult>;
   drop(): void;
@@ -99,13 +107,17 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
       const commit = await ofStore(part.commit());
       atStep('part created', run.run, shard);
       if (store.conditional) onPart?.(run.run, partKey(run.run, shard), places);
-      const { fetchMs, decodeMs, inferMs, reused } = rows;
+      const { fetchMs, decodeMs, inferMs, reused, gone, bytesRead } = rows;
       const writeMs = performance.now() - started;
       return {
         items: sheet.rows,
-        images: sheet.rows - rows.gone,
+        images: sheet.rows - gone,
         failed: failures.size,
+        gone,
         reused,
+        failures: countByError(failures.values()),
+        bytesRead,
+        bytesWritten: commit === 'theirs' ? 0 : part.bytes,
         commit,
         fetchMs,
         decodeMs,
@@ -157,13 +169,23 @@ function throwIfSystemic(failed: readonly FailedOutcome[], sheet: Sheet): void {
   throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);
 }
 
+function countByError(failed: Iterable<FailedOutcome>): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { error } of failed) counts[error] = (counts[error] ?? 0) + 1;
+  return counts;
+}
+
 async function reportStanding(store: Store, { key, size }: CommittedPart): Promise<ShardReport> {
-  const { rows, failed } = await readPartFooter(store, key, size);
+  const { rows, failed, gone } = await readPartFooter(store, key, size);
   return {
     items: rows,
     images: 0,
     failed,
+    gone,
     reused: 0,
+    failures: {},
+    bytesRead: 0,
+    bytesWritten: 0,
     commit: 'present',
     fetchMs: 0,
     decodeMs: 0,

@@ -41,6 +41,9 @@ const byteSize = z.union([z.number(), text]).transform((value, context) => {
   return z.NEVER;
 });
 
+/** A worker has a third of this before it has a model. */
+const leastMemoryBytes = 256e6;
+
 const secondUnits = { ms: 1, s: 1e3, m: 60e3 } as const;
 const durationMs = z.union([z.number(), text]).transform((value, context) => {
   const match = /^([0-9.]+)\s*(ms|s|m)$/.exec(String(value));
@@ -153,6 +156,24 @@ export const settingsTable = {
         'expected auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N or sleep:MS',
       ),
     default: 'auto',
+  }),
+  devices: setting({
+    flag: '--devices <list>',
+    env: 'LENSMILL_DEVICES',
+    help: 'the devices of `lensmill work`, one process each, instead of --device: cuda:0,cuda:2; cuda alone is every GPU that is visible, cpu:4 four processes that share the cores, sleep:MS:4 likewise',
+    parse: list
+      .pipe(
+        z.array(
+          z
+            .string()
+            .regex(
+              /^(auto|cpu(:[1-9][0-9]{0,2})?|(cuda|tensorrt)(:[0-9]+)?|sleep:[0-9]{1,5}(:[1-9][0-9]{0,2})?)$/,
+              'expected a list such as cuda:0,cuda:1 or cpu:4, of auto, cpu, cpu:COUNT, cuda, cuda:N, tensorrt, tensorrt:N, sleep:MS and sleep:MS:COUNT',
+            ),
+        ),
+      )
+      .optional(),
+    default: undefined,
   }),
   threads: setting({
     flag: '--threads <n>',
@@ -365,6 +386,13 @@ export const settingsTable = {
     parse: durationMs,
     default: '25s',
   }),
+  maxMemoryBytes: setting({
+    flag: '--max-memory <size>',
+    env: 'LENSMILL_MAX_MEMORY',
+    help: 'a worker process of `lensmill work` that has more than this finishes the shards that it has and is replaced; unset: never',
+    parse: byteSize.refine((bytes) => bytes >= leastMemoryBytes, 'expected 256MB or more').optional(),
+    default: undefined,
+  }),
   pricePerHour: setting({
     flag: '--price-per-hour <money>',
     env: 'LENSMILL_PRICE_PER_HOUR',
@@ -375,7 +403,7 @@ export const settingsTable = {
   host: setting({
     flag: '--host <address>',
     env: 'LENSMILL_HOST',
-    help: 'address that `lensmill serve` listens at; where it is not this machine alone, TLS belongs before it',
+    help: 'address that `lensmill serve` and --metrics-port listen at; where it is not this machine alone, TLS belongs before it',
     parse: text,
     default: '127.0.0.1',
   }),
@@ -385,6 +413,13 @@ export const settingsTable = {
     help: 'port that it listens at; 0: any that is free',
     parse: countOrZero.max(65535),
     default: '8152',
+  }),
+  metricsPort: setting({
+    flag: '--metrics-port <n>',
+    env: 'LENSMILL_METRICS_PORT',
+    help: 'port of /healthz, /readyz and /metrics, for whoever reaches --host; 0: any that is free; unset: none',
+    parse: countOrZero.max(65535).optional(),
+    default: undefined,
   }),
   token: setting({
     flag: '--token <text>',

@@ -2,6 +2,7 @@
  * What a worker process tells the process that started it (workers/supervisor.ts), over Node's IPC channel. The supervisor makes
  * metrics of it (metrics.ts), so counters outlive a worker that crashes, and answers for it at /readyz and /healthz.
  */
+import type { ShardLeft } from './consume.ts';
 import type { Measures } from './measures.ts';
 
 export type WorkerReport =
@@ -11,7 +12,7 @@ export type WorkerReport =
   | { kind: 'model'; model: LoadedModel }
   | { kind: 'shard done'; shard: ShardDone }
   /** A shard ended otherwise: it is tried again, or by another worker. */
-  | { kind: 'shard left'; how: 'failed' | 'handed back' | 'lost' }
+  | { kind: 'shard left'; how: ShardLeft }
   /** Every `pulseMs`, for as long as the event loop is alive. */
   | { kind: 'pulse'; pulse: Pulse }
   | { kind: 'fatal'; error: { message: string; code?: string } };
@@ -30,13 +31,13 @@ export interface LoadedModel {
 export interface ShardDone {
   run: string;
   shard: number;
-  /** Rows of the part by how they ended. A part that stood already was made elsewhere: all are 0. */
+  /** Rows of the part by how they ended. A part of another worker that stood first tells of that one's work: all are 0. */
   images: { ok: number; failed: number; gone: number };
-  /** Of `ok`, those whose bytes a run of the output had embedded. */
+  /** Of `ok` and `failed`, those that were not done anew, for their bytes were known. */
   reused: number;
   /** Failed rows by their error code. */
   failures: Readonly<Record<string, number>>;
-  /** Of images, as they were fetched; of the part, as it was stored. */
+  /** Of images, as they were fetched, again where that was needed; of the part, as it was stored. */
   bytes: { read: number; written: number };
   /** Wall time of this shard's stages, ms. Stages of a shard overlap. */
   stageMs: { fetch: number; decode: number; infer: number; write: number };

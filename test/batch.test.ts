@@ -51,7 +51,13 @@ function recordingStages(
       putValues(ranges, sizes, {
         embeddings: Float32Array.from(sizes.flatMap((size) => [size, size + 0.5])),
       });
-      return { exceptions, fetchMs: 4, decodeMs: 8, inferMs: 4 };
+      return {
+        exceptions,
+        fetchMs: 4,
+        decodeMs: 8,
+        bytesRead: ranges.map(({ count }) => 10 * count),
+        inferMs: 4,
+      };
     },
   };
   return { stages, account };

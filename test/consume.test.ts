@@ -1,7 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Consumer, type ConsumerHandlers, consumeShards, type TakenShard } from '../src/consume.ts';
+import {
+  type Consumer,
+  type ConsumerHandlers,
+  consumeShards,
+  type ShardLeft,
+  type TakenShard,
+} from '../src/consume.ts';
 import { OutOfReach, RunBlocked } from '../src/errors.ts';
 import { LeaseLost } from '../src/lease.ts';
 import { silentLog } from '../src/log.ts';
@@ -71,9 +77,13 @@ function untilAborted({ lease }: TakenShard): Promise<never> {
 }
 
 /** A consumer that has a shard in flight, and keeps it until it is told to let go; the shard has one attempt. */
-async function holdShard({ queue, consume }: Bench): Promise<Consumer> {
+async function holdShard(
+  { queue, consume }: Bench,
+  onLeft = (_how: ShardLeft): void => {},
+): Promise<Consumer> {
   const started = Promise.withResolvers<void>();
   const consumer = consume({
+    onLeft,
     onShard: (taken) => {
       started.resolve();
       return untilAborted(taken);
@@ -159,7 +169,9 @@ test('a worker leaves the runs that it does not fit to others', async () => {
 test('a failing shard is tried again, then reported, and can be enqueued anew', async () => {
   const { queue, consume } = newQueue();
   const tries: number[] = [];
+  const left: ShardLeft[] = [];
   consume({
+    onLeft: (how) => left.push(how),
     onShard: async ({ shard }) => {
       tries.push(shard);
       if (shard === 1 && tries.length < 4) throw new Error('the disk is on fire');
@@ -169,6 +181,7 @@ test('a failing shard is tried again, then reported, and can be enqueued anew', 
   await until(async () => '1' in (await queue.progress('r')).failures);
   expect((await queue.progress('r')).failures).toEqual({ 1: 'the disk is on fire' });
   expect(tries.filter((shard) => shard === 1)).toHaveLength(2);
+  expect(left).toEqual(['failed', 'failed']);
   await until(async () => (await queue.counts('r')).active === 0);
 
   await queue.openRun('r', needs);
@@ -226,18 +239,24 @@ test('closing waits for the shards in flight; past the grace period they are han
 test('a second word ends the grace period', async () => {
   const bench = newQueue();
   const { queue } = bench;
-  const consumer = await holdShard(bench);
+  const left: ShardLeft[] = [];
+  const consumer = await holdShard(bench, (how) => left.push(how));
+  expect(consumer.vitals()).toEqual({ redisSeenMs: expect.any(Number), shardsInFlight: 1 });
   const drained = consumer.close(600_000);
   await consumer.close(0);
   await drained;
   expect((await queue.counts('r')).waiting).toBe(1);
+  expect(left).toEqual(['handed back']);
+  expect(consumer.vitals().shardsInFlight).toBe(0);
 });
 
 test("whose lock is another worker's drops the shard, and says nothing of it to Redis", async () => {
   const { queue, name, consume } = newQueue();
   const started = Promise.withResolvers<TakenShard>();
   const ended = Promise.withResolvers<unknown>();
+  const left: ShardLeft[] = [];
   consume({
+    onLeft: (how) => left.push(how),
     onShard: async (taken) => {
       started.resolve(taken);
       await untilAborted(taken).catch((reason) => ended.resolve(reason));
@@ -249,6 +268,8 @@ test("whose lock is another worker's drops the shard, and says nothing of it to 
   await redis.set(`{lensmill}:${name}.r:r-0:lock`, 'another', 'PX', 60_000);
   expect(await ended.promise).toBeInstanceOf(LeaseLost);
   expect(() => lease.check()).toThrow(LeaseLost);
+  await until(() => left.length > 0);
+  expect(left).toEqual(['lost']);
   expect(await queue.counts('r')).toEqual({ waiting: 0, active: 1, delayed: 0 });
   expect((await queue.progress('r')).failures).toEqual({});
 });

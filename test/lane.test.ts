@@ -58,6 +58,8 @@ test('what has no pixels is told, and a batch of nothing else never reaches the 
       [2, 'gone'],
     ]);
     expect(none?.inferred).toBeUndefined();
+    // 'no picture'; of the others nothing came.
+    expect(none?.bytesRead).toEqual([10]);
     expect(asked).toEqual([]);
 
     const some = await embed(2, 2);

@@ -64,7 +64,13 @@ function pipelineOf(
         const outcomes = entries.map(({ item }) => tell(Number.parseInt(item.id, 10)));
         const exceptions = tellOutcomes(entries, outcomes);
         for (const { sheet, row } of entries) sheet.places[row] = -1;
-        return { exceptions, fetchMs: 0, decodeMs: 0, inferMs: 0 };
+        return {
+          exceptions,
+          fetchMs: 0,
+          decodeMs: 0,
+          bytesRead: ranges.map(({ count }) => 10 * count),
+          inferMs: 0,
+        };
       },
     },
     shape,
@@ -75,7 +81,11 @@ function pipelineOf(
     encode: async (rows, ...made) => {
       const part = encodePart(readSheet(rows), ...made);
       const [{ run, shard }] = made;
-      return { commit: () => commitPart(output, run, shard, part), drop: () => undefined };
+      return {
+        bytes: part.length,
+        commit: () => commitPart(output, run, shard, part),
+        drop: () => undefined,
+      };
     },
     provenance: () => ({ lensmill: run.lensmill, device: 'cpu', batch: 8 }),
   });
@@ -87,7 +97,9 @@ const partOf = (id: string) => store.head(`runs/${id}/parts/part-00000.parquet`)
 
 test('a few images that may not be read are failed rows', async () => {
   const done = await pipelineOf((row) => (row < 9 ? denied : ok)).processShard(run, 0, taken);
-  expect(done).toMatchObject({ items: 24, failed: 9, commit: 'created' });
+  expect(done).toMatchObject({ items: 24, failed: 9, gone: 0, commit: 'created' });
+  expect(done).toMatchObject({ failures: { 'access-denied': 9 }, bytesRead: 240 });
+  expect(done.bytesWritten).toBe((await partOf('r'))?.size);
 });
 
 test('a shard of which half may not be read blocks the run, and burns no image', async () => {
@@ -132,7 +144,13 @@ test('a part that stands is left alone, and nothing is embedded again', async ()
   await pipelineOf(() => ok).processShard(run, 0, taken);
   const standing = await partOf('r');
   const again = pipelineOf(() => expect.unreachable()).processShard(run, 0, taken);
-  expect(await again).toMatchObject({ items: 24, failed: 0, commit: 'present' });
+  expect(await again).toMatchObject({
+    items: 24,
+    failed: 0,
+    commit: 'present',
+    bytesRead: 0,
+    bytesWritten: 0,
+  });
   expect(await partOf('r')).toEqual(standing);
 });
 

@@ -274,7 +274,13 @@ function openWorld({
         ranges,
         sizes.map((size, at) => (outcomes[at]?.status === 'ok' ? size : -1)),
       );
-      return { exceptions, fetchMs: 0, decodeMs: 0, inferMs: 1 };
+      return {
+        exceptions,
+        fetchMs: 0,
+        decodeMs: 0,
+        bytesRead: ranges.map(({ count }) => 10 * count),
+        inferMs: 1,
+      };
     },
     memory: {
       async recall(_, place, sha256) {

@@ -102,22 +102,24 @@ async function infer(slot: number, ranges: readonly RowRange[]): Promise<NonNull
 async function fillSlot(slot: number, ranges: readonly RowRange[], signal: AbortSignal): Promise<FilledSlot> {
   const pixels = slots[slot];
   if (!pixels) throw new Error(`there is no slot ${slot}: this is a bug`);
-  const times = { fetchMs: 0, decodeMs: 0 };
-  const entries = ranges.flatMap((range) => {
+  const told = { fetchMs: 0, decodeMs: 0, bytesRead: ranges.map(() => 0) };
+  const entries = ranges.flatMap((range, at) => {
     const sheet = openSheet(range.sheet);
     return sheet
       .items(range.first, range.count)
-      .map((item, n) => ({ ...range, sheet, item, row: range.first + n }));
+      .map((item, n) => ({ ...range, sheet, item, row: range.first + n, range: at }));
   });
-  const ends = entries.map((entry, at) => limit(() => fillRow(entry, at, pixels, signal, times)));
+  const ends = entries.map((entry, at) => limit(() => fillRow(entry, at, pixels, signal, told)));
   // Who gets the slot next must not have a decoder of ours write into it: all end before one's error is told.
   await Promise.allSettled(ends);
   const outcomes = await Promise.all(ends);
   const exceptions = outcomes.flatMap((outcome, at) => (outcome ? { at, outcome } : []));
-  return { exceptions, ...times };
+  return { exceptions, ...told };
 }
 
 interface SlotEntry extends Omit<RowRange, 'sheet'> {
+  /** Which of the slot's it is of. */
+  range: number;
   sheet: Sheet;
   /** Of the sheet. */
   row: number;
@@ -126,11 +128,11 @@ interface SlotEntry extends Omit<RowRange, 'sheet'> {
 
 /** Into the slot's row `at`. `undefined` where its pixels are there, and its facts in the sheet. */
 async function fillRow(
-  { run: id, sheet, row, item, suspect, anew }: SlotEntry,
+  { run: id, range, sheet, row, item, suspect, anew }: SlotEntry,
   at: number,
   pixels: SharedArrayBuffer,
   signal: AbortSignal,
-  times: { fetchMs: number; decodeMs: number },
+  told: { fetchMs: number; decodeMs: number; bytesRead: number[] },
 ): Promise<FilledSlot['exceptions'][number]['outcome'] | undefined> {
   signal.throwIfAborted();
   const opened = runs.get(id);
@@ -151,10 +153,11 @@ async function fillRow(
     throw error;
   }
   const read = performance.now();
-  times.fetchMs += read - started;
+  told.fetchMs += read - started;
   if ('error' in fetched) return { status: 'failed', ...fetched };
 
   const { content, ...facts } = fetched;
+  told.bytesRead[range] = (told.bytesRead[range] ?? 0) + facts.bytes;
   const claim = seen?.claim(facts.sha256);
   sheet.places[row] = claim?.place ?? -1;
   if (claim && !claim.isNew && !anew) return { status: 'repeat', sha256: facts.sha256 };
@@ -170,7 +173,7 @@ async function fillRow(
   const decoded = suspect
     ? await sandbox.decode(content, target, options)
     : await orDie(decodeImage(content, target, options), item.uri);
-  times.decodeMs += performance.now() - read;
+  told.decodeMs += performance.now() - read;
   if ('error' in decoded) return { status: 'failed', ...facts, ...decoded };
   sheet.putOk(row, { ...facts, ...decoded });
   return undefined;

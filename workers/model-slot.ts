@@ -6,6 +6,7 @@ import { openPipeline, type Pipeline } from '../src/pipeline.ts';
 import { needsOf, type Run, type RunNeeds } from '../src/run.ts';
 import type { Store } from '../src/stores/store.ts';
 import { version } from '../src/version.ts';
+import type { LoadedModel } from '../src/worker-reports.ts';
 import { type Engine, type EngineSettings, openEngine } from './engine.ts';
 import type { PartWriter } from './part-writer.ts';
 import type { Tally } from './tally.ts';
@@ -19,6 +20,8 @@ export interface ModelSlotOptions {
   cautiousMs: number;
   log: Logger;
   tally: Tally;
+  /** A run's model is loaded and warm. */
+  onLoaded(model: LoadedModel): void;
   /** A thread of the engine is lost: nothing goes on here. */
   onLost(error: unknown): void;
 }
@@ -41,6 +44,7 @@ export function openModelSlot({
   cautiousMs,
   log,
   tally,
+  onLoaded,
   onLost,
 }: ModelSlotOptions): ModelSlot {
   let opening: { model: string; engine: Promise<Engine> } | undefined;
@@ -62,10 +66,11 @@ export function openModelSlot({
       onPart: opened.addPart,
       provenance: () => ({ lensmill: version, device: device.kind, batch: opened.batch, decoder }),
     });
-    const { ref, precision } = run.model;
+    const { ref, architecture, precision, fingerprint } = run.model;
     const loadMs = Math.round(performance.now() - started);
     const loaded = { model: ref, precision, device: device.name, ...arrangement, lanes, decoder, loadMs };
     log.info(loaded, 'model loaded');
+    onLoaded({ ref, architecture, precision, fingerprint, device: device.name });
     return opened;
   }
 

@@ -23,10 +23,11 @@ export function openPartWriter(options: WriterOptions): PartWriter {
   return {
     async encode(rows, ...made) {
       const part = parts++;
-      await thread.call({ kind: 'encode', part, rows, made });
+      // It answers as it was asked, here and below.
+      const bytes = (await thread.call({ kind: 'encode', part, rows, made })) as number;
       const [{ run, shard }] = made;
       return {
-        // It answers as it was asked.
+        bytes,
         commit: () => thread.call({ kind: 'commit', part, run, shard }) as Promise<CommitResult>,
         drop: () => void thread.call({ kind: 'drop', part }).catch(() => undefined), // lost with its thread
       };

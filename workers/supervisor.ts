@@ -5,8 +5,9 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../src/log.ts';
 import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
+import type { WorkerReport } from '../src/worker-reports.ts';
 import { entryOf, errorOf } from './thread.ts';
-import type { WorkerOptions, WorkerReport } from './worker.ts';
+import type { WorkerOptions } from './worker.ts';
 
 export interface Supervisor {
   /** Resolves when the worker is ready for the first time. */
@@ -82,8 +83,8 @@ export function superviseWorker(
         ready.resolve({ device: message.device });
       } else if (message.kind === 'shard done') {
         shardsDone += 1;
-        measures = addMeasures(measures, message.measures);
-      }
+        measures = addMeasures(measures, message.shard.measures);
+      } else if (message.kind !== 'fatal') return;
       // A store that was there will be there again.
       else if (message.error.code === noStore && wasReady) resolve(noStore);
       else if (message.error.code !== undefined) reject(errorOf(message.error));

@@ -16,7 +16,7 @@ import { ConfigError, messageOf, OutOfReach } from '../src/errors.ts';
 import { finalizeRun } from '../src/finalize.ts';
 import { type Logger, openLog } from '../src/log.ts';
 import type { Measures } from '../src/measures.ts';
-import { ofStore } from '../src/pipeline.ts';
+import { ofStore, type ShardReport } from '../src/pipeline.ts';
 import { openQueue } from '../src/queue.ts';
 import { type Run, readRun } from '../src/run.ts';
 import { type Settings, s3OptionsOf } from '../src/settings.ts';
@@ -24,10 +24,12 @@ import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { reportThroughput } from '../src/throughput.ts';
+import type { ShardDone, WorkerReport } from '../src/worker-reports.ts';
 import type { EngineSettings } from './engine.ts';
 import { indexAside } from './index-aside.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';
 import { openPartWriter, type PartWriter } from './part-writer.ts';
+import { type PulseTimer, startPulse } from './pulse.ts';
 import { openTally, type Tally } from './tally.ts';
 import { portableOf } from './thread.ts';
 
@@ -43,11 +45,6 @@ export interface WorkerOptions {
   cautiousMs: number;
   settings: WorkerSettings;
 }
-
-export type WorkerReport =
-  | { kind: 'ready'; device: string }
-  | { kind: 'shard done'; measures: Measures }
-  | { kind: 'fatal'; error: { message: string; code?: string } };
 
 /** Shards that one worker holds at once, so that the tail of one does not starve the device. */
 const shardsInFlight = 3;
@@ -72,6 +69,7 @@ process.on('SIGINT', () => undefined);
 async function work(options: WorkerOptions): Promise<void> {
   const { settings } = options;
   const stop = stopRequest();
+  const pulse = startPulse((pulse) => report({ kind: 'pulse', pulse }));
   const log = openLog(settings.logLevel, (line) => process.stderr.write(line));
   const { device, reason } = resolveDevice(settings.device);
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
@@ -88,22 +86,40 @@ async function work(options: WorkerOptions): Promise<void> {
     await store.probe();
     writer = openPartWriter({ output, s3, conditional: store.conditional });
     writer.lost.catch(crash);
-    models = openModelSlot({ store, writer, device, settings, cautiousMs, log, tally, onLost: crash });
+    models = openModelSlot({
+      store,
+      writer,
+      device,
+      settings,
+      cautiousMs,
+      log,
+      tally,
+      onLoaded: (model) => report({ kind: 'model', model }),
+      onLost: crash,
+    });
     if (options.run !== undefined) await models.pipelineFor(await readRun(store, options.run));
-    if (!stop.signal.aborted) await consumeUntil(stop, options, { store, writer, models, tally, log });
+    if (!stop.signal.aborted) await consumeUntil(stop, options, { store, writer, models, tally, pulse, log });
   } finally {
     await models?.close();
     await writer?.close();
     await store.close();
+    pulse.close();
   }
 }
 
 async function consumeUntil(
   stop: StopRequest,
   options: WorkerOptions,
-  parts: { store: Store; writer: PartWriter; models: ModelSlot; tally: Tally; log: Logger },
+  parts: {
+    store: Store;
+    writer: PartWriter;
+    models: ModelSlot;
+    tally: Tally;
+    pulse: PulseTimer;
+    log: Logger;
+  },
 ): Promise<void> {
-  const { store, writer, models, tally, log } = parts;
+  const { store, writer, models, tally, pulse, log } = parts;
   const address = { redisUrl: options.redisUrl, name: options.queue };
   const queue = openQueue(address);
   const broken = Promise.withResolvers<void>();
@@ -122,6 +138,7 @@ async function consumeUntil(
     handlers: {
       fits: models.fits,
       onNoShard: tally.noShard,
+      onLeft: (how) => report({ kind: 'shard left', how }),
       async onShard({ run: id, shard, suspect, lease }) {
         atStep('shard taken', id, shard);
         const [run, done] = await tally.during('hold', async () => {
@@ -129,9 +146,11 @@ async function consumeUntil(
           const pipeline = await models.pipelineFor(run).catch(refuse);
           return [run, await pipeline.processShard(run, shard, { lease, suspect }).catch(refuse)] as const;
         });
-        log.info({ run: id, shard, ...(suspect && { suspect }), ...roundTimes(done) }, 'shard done');
+        const { failures, ...facts } = done;
+        const notes = { ...(suspect && { suspect }), ...(done.failed > 0 && { failures }) };
+        log.info({ run: id, shard, ...notes, ...roundTimes(facts) }, 'shard done');
         const measures = tally.take(done);
-        report({ kind: 'shard done', measures });
+        report({ kind: 'shard done', shard: shardDone(id, shard, done, measures) });
         const shardsDone = await queue.markDone(id, shard, { ...done, measures });
         atStep('shard marked done', id, shard);
         if (shardsDone < run.shards) return;
@@ -152,6 +171,7 @@ async function consumeUntil(
       },
     },
   });
+  pulse.watch(consumer);
   report({ kind: 'ready', device: models.device.name });
 
   await Promise.race([aborted(stop.signal), broken.promise]);
@@ -211,6 +231,22 @@ function crash(error: unknown): void {
 
 function report(message: WorkerReport): void {
   if (process.connected) process.send?.(message);
+}
+
+function shardDone(run: string, shard: number, done: ShardReport, measures: Measures): ShardDone {
+  const { commit, images, failed, gone, reused, failures, bytesRead: read, bytesWritten: written } = done;
+  const { fetchMs: fetch, decodeMs: decode, inferMs: infer, writeMs: write } = done;
+  const isOurs = commit === 'created' || commit === 'ours';
+  return {
+    run,
+    shard,
+    images: isOurs ? { ok: images - failed, failed, gone } : { ok: 0, failed: 0, gone: 0 },
+    reused: isOurs ? reused : 0,
+    failures: isOurs ? failures : {},
+    bytes: { read, written },
+    stageMs: { fetch, decode, infer, write },
+    measures,
+  };
 }
 
 function roundTimes(values: object): Record<string, unknown> {

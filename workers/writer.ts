@@ -26,8 +26,8 @@ export type WriterRequest =
   | { kind: 'commit'; part: number; run: string; shard: number }
   | { kind: 'drop'; part: number }
   | { kind: 'read'; part: CommittedPart };
-/** Of a commit, and of 'read'. */
-export type WriterReply = CommitResult | PartFacts | undefined;
+/** Of a commit, of 'read', and of 'encode': how many bytes it came to. */
+export type WriterReply = CommitResult | PartFacts | number | undefined;
 
 // Only part-writer.ts starts this thread.
 const { output, s3, conditional } = workerData as WriterOptions;
@@ -37,9 +37,11 @@ const encoded = new Map<number, Uint8Array>();
 serveThread<WriterRequest, WriterReply>(
   async (request) => {
     switch (request.kind) {
-      case 'encode':
-        encoded.set(request.part, encodePart(readSheet(request.rows), ...request.made));
-        return undefined;
+      case 'encode': {
+        const bytes = encodePart(readSheet(request.rows), ...request.made);
+        encoded.set(request.part, bytes);
+        return bytes.length;
+      }
       case 'commit':
         return commitPart(store, request.run, request.shard, take(request.part));
       case 'drop':
