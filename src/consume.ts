@@ -15,15 +15,8 @@ import { type Job, Worker } from 'bullmq';
 import { messageOf, OutOfReach, RunBlocked } from './errors.ts';
 import { type HeldLease, type Lease, LeaseLost, openLease } from './lease.ts';
 import type { Logger } from './log.ts';
-import {
-  finalizeJob,
-  openRedis,
-  prefix,
-  type QueueAddress,
-  runQueue,
-  type ShardQueue,
-  shardJob,
-} from './queue.ts';
+import { finalizeJob, prefix, type QueueAddress, runQueue, type ShardQueue, shardJob } from './queue.ts';
+import { openRedis } from './redis-connection.ts';
 import { explainRedisReply } from './redis-errors.ts';
 import type { RunNeeds } from './run.ts';
 

@@ -2,8 +2,8 @@
  * A run's counters in Redis: which shards are done, what workers measured while they did them, and how fast that goes now.
  * All in one bitmap and one hash, whose size does not grow with the workers; a shard costs one command.
  */
-import type { Redis } from 'ioredis';
 import { type Measures, mapMeasures } from './measures.ts';
+import type { RedisClient } from './redis-connection.ts';
 
 export interface CounterKeys {
   /** A bit a shard. */
@@ -62,7 +62,7 @@ return redis.call('HINCRBY', KEYS[2], 'shards', 1)
 `;
 
 export async function markDone(
-  redis: Redis,
+  redis: RedisClient,
   { done, counts }: CounterKeys,
   shard: number,
   { items, failed, measures }: ShardCounts,
@@ -73,7 +73,10 @@ export async function markDone(
   return Number(await redis.eval(markDoneScript, 2, done, counts, ...args));
 }
 
-export async function readCounts(redis: Redis, { counts }: Pick<CounterKeys, 'counts'>): Promise<RunCounts> {
+export async function readCounts(
+  redis: RedisClient,
+  { counts }: Pick<CounterKeys, 'counts'>,
+): Promise<RunCounts> {
   const [fields, [seconds = 0, micros = 0]] = await Promise.all([redis.hgetall(counts), redis.time()]);
   const field = (name: string): number => Number(fields[name] ?? 0);
   const now = Number(seconds) * 1_000 + Number(micros) / 1_000;
@@ -89,7 +92,7 @@ export async function readCounts(redis: Redis, { counts }: Pick<CounterKeys, 'co
 }
 
 /** Of what was done before, no pace follows: the run may have been paused for a day. */
-export async function forgetPace(redis: Redis, { counts }: Pick<CounterKeys, 'counts'>): Promise<void> {
+export async function forgetPace(redis: RedisClient, { counts }: Pick<CounterKeys, 'counts'>): Promise<void> {
   await redis.hdel(counts, 'paceSince', 'paceAt', 'paceImages');
 }
 

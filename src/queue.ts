@@ -10,10 +10,9 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
-import { Redis } from 'ioredis';
 import { z } from 'zod';
 import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } from './counters.ts';
-import { explainRedisError } from './redis-errors.ts';
+import { openRedis } from './redis-connection.ts';
 import type { RunNeeds } from './run.ts';
 import { atStep } from './steps.ts';
 
@@ -61,33 +60,6 @@ const runEntry = z.object({
   needs: z.object({ lensmill: z.string(), model: z.string() }),
 });
 export type RunEntry = z.infer<typeof runEntry>;
-
-/** Throws ConfigError with the codes of `explainRedisError`. */
-export async function checkRedis(
-  redisUrl: string,
-): Promise<{ version: string; policy: string; persistent: boolean }> {
-  const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null, connectTimeout: 5_000 });
-  // A refused password is told by the event alone; the promise below rejects with 'Connection is closed'.
-  let said: unknown;
-  redis.on('error', (error) => {
-    said = error;
-  });
-  try {
-    await redis.connect();
-    const info = await redis.info();
-    const field = (name: string): string =>
-      new RegExp(`^${name}:(.*)\r?$`, 'm').exec(info)?.[1]?.trim() ?? '';
-    return {
-      version: field('redis_version'),
-      policy: field('maxmemory_policy'),
-      persistent: field('aof_enabled') === '1',
-    };
-  } catch (error) {
-    throw explainRedisError(said ?? error, redisUrl);
-  } finally {
-    redis.disconnect();
-  }
-}
 
 export interface ShardQueue {
   /** Opens a run to workers, new or again, with all that earlier failures and pauses left of it forgotten. */
@@ -253,15 +225,4 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     },
   };
   return queue;
-}
-
-/** A connection that waits for a Redis that is away, and goes on when it is back. */
-export function openRedis(url: string): Redis {
-  const redis = new Redis(url, {
-    maxRetriesPerRequest: null,
-    retryStrategy: (times) => Math.min(100 * 2 ** times, 2_000),
-  });
-  // ioredis retries by itself; a listener keeps a lost connection from ending the process.
-  redis.on('error', () => undefined);
-  return redis;
 }

@@ -4,6 +4,7 @@
  */
 import { errnoOf } from './errno.ts';
 import { ConfigError, messageOf } from './errors.ts';
+import { redisPlace } from './redis-address.ts';
 
 /** What Redis answers, and what to do about it. The first that fits counts. */
 const answers: readonly [
@@ -55,7 +56,7 @@ const noConnection =
  */
 export function explainRedisError(error: unknown, place: string): unknown {
   if (!(error instanceof Error) || error instanceof ConfigError) return error;
-  const shown = place.replace(/\/\/[^/]*@/, '//');
+  const shown = redisPlace(place);
   for (const reason of reasonsOf(error)) {
     for (const [pattern, code, explain] of answers)
       if (pattern.test(reason)) return new ConfigError(code, explain(shown, reason), { cause: error });

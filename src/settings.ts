@@ -9,6 +9,7 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { ConfigError, messageOf } from './errors.ts';
+import { hidePasswords, parseRedisAddress } from './redis-address.ts';
 import { layers } from './row-extras.ts';
 import type { S3Options } from './s3.ts';
 import type { SourceOptions } from './sources/source.ts';
@@ -52,6 +53,14 @@ const durationMs = z.union([z.number(), text]).transform((value, context) => {
   return z.NEVER;
 });
 
+const redisUrl = text.superRefine((value, context) => {
+  try {
+    parseRedisAddress(value);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: messageOf(error) });
+  }
+});
+
 function setting<T>(one: Setting<T>): Setting<T> {
   return one;
 }
@@ -67,8 +76,8 @@ export const settingsTable = {
   redis: setting({
     flag: '--redis <url>',
     env: 'REDIS_URL',
-    help: 'redis://, rediss:// or a socket path; unset: a private redis-server that lives as long as the command',
-    parse: text.optional(),
+    help: 'redis://, redis-sentinel://, redis-cluster://, each with rediss for TLS, or a socket path (docs/redis.md); unset: a private redis-server that lives as long as the command',
+    parse: redisUrl.optional(),
     default: undefined,
     secret: 'password',
   }),
@@ -583,7 +592,7 @@ export function shownSetting(name: SettingName, value: unknown): unknown {
 
 /** For printing: passwords in URLs become `***`. */
 export function hideSecrets(value: unknown): unknown {
-  return typeof value === 'string' ? value.replace(/(\/\/[^/@:]*:)[^/@]*@/, '$1***@') : value;
+  return typeof value === 'string' ? hidePasswords(value) : value;
 }
 
 /** What the settings say of reading images. */

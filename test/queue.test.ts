@@ -1,6 +1,7 @@
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { checkRedis, openQueue, queueNameOf, type ShardQueue } from '../src/queue.ts';
+import { openQueue, queueNameOf, type ShardQueue } from '../src/queue.ts';
+import { checkRedis } from '../src/redis-connection.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 
 let server: PrivateRedis;

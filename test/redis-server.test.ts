@@ -5,12 +5,12 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
-import { checkRedis } from '../src/queue.ts';
+import { readRedisFacts } from '../src/redis-facts.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 
 test('a private Redis answers, keeps what it holds, and is gone when closed', async () => {
   const redis = await startPrivateRedis();
-  expect(await checkRedis(redis.url)).toMatchObject({ policy: 'noeviction', persistent: true });
+  expect(await readRedisFacts(redis.url)).toMatchObject({ policy: 'noeviction', persistent: true });
   await redis.close();
   await redis.close();
   expect(existsSync(redis.url)).toBe(false);

@@ -9,7 +9,7 @@ import { openSession } from '../infer.ts';
 import { buildOnnx, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { hubFromEnv } from '../models/pull.ts';
-import { checkRedis } from '../queue.ts';
+import { readRedisFacts } from '../redis-facts.ts';
 import { startPrivateRedis } from '../redis-server.ts';
 import { hideSecrets, type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
@@ -68,13 +68,13 @@ async function examineRedis({ redis }: Settings): Promise<Omit<Finding, 'what'>>
   if (redis === undefined) {
     const own = await startPrivateRedis();
     try {
-      const { version: redisVersion } = await checkRedis(own.url);
+      const { version: redisVersion } = await readRedisFacts(own.url);
       return { verdict: 'good', detail: `a private redis-server ${redisVersion} (REDIS_URL is not set)` };
     } finally {
       await own.close();
     }
   }
-  const { version: redisVersion, policy, persistent } = await checkRedis(redis);
+  const { version: redisVersion, policy, persistent } = await readRedisFacts(redis);
   const [major = 0, minor = 0] = redisVersion.split('.').map(Number);
   const detail = `Redis ${redisVersion} at ${hideSecrets(redis)}`;
   if (major * 100 + minor < 602) return { verdict: 'bad', detail: `${detail}: BullMQ needs 6.2 or newer` };

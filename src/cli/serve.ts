@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { errnoOf } from '../errno.ts';
 import { ConfigError, messageOf } from '../errors.ts';
-import { checkRedis } from '../queue.ts';
+import { checkRedis } from '../redis-connection.ts';
 import { s3OptionsOf } from '../settings.ts';
 import { isLoopback, newToken } from '../web/access.ts';
 import { openServer } from '../web/server.ts';

@@ -10,11 +10,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import type { Redis } from 'ioredis';
 import { consumeShards } from '../../src/consume.ts';
 import { silentLog } from '../../src/log.ts';
 import { mapMeasures } from '../../src/measures.ts';
-import { openQueue, openRedis, type ShardQueue } from '../../src/queue.ts';
+import { openQueue, type ShardQueue } from '../../src/queue.ts';
+import { openRedis, type RedisClient } from '../../src/redis-connection.ts';
 import { startPrivateRedis } from '../../src/redis-server.ts';
 import { memoryOf, readUse, usedSince } from './redis-use.ts';
 
@@ -28,7 +28,7 @@ const noLimit = { highWater: 1e9, attempts: 5 };
 const measures = mapMeasures(() => 12_345);
 
 interface Bench {
-  redis: Redis;
+  redis: RedisClient;
   queue: ShardQueue;
   address: { redisUrl: string; name: string };
 }

@@ -1,5 +1,5 @@
 /** What a Redis did, by its own account (https://redis.io/docs/latest/commands/info/). */
-import type { Redis } from 'ioredis';
+import type { RedisClient } from '../../src/redis-connection.ts';
 
 export interface RedisUse {
   /** All that it executed, those inside scripts too. */
@@ -12,7 +12,7 @@ export interface RedisUse {
 }
 
 /** Since the server started; asking is not counted, but for its request. */
-export async function readUse(redis: Redis): Promise<RedisUse> {
+export async function readUse(redis: RedisClient): Promise<RedisUse> {
   const said = await redis.info('stats', 'cpu', 'commandstats');
   const field = (name: string): number => Number(new RegExp(`^${name}:(.*)\r$`, 'm').exec(said)?.[1]);
   let [commands, scripts] = [0, 0];
@@ -31,7 +31,7 @@ export async function readUse(redis: Redis): Promise<RedisUse> {
 }
 
 /** Bytes of the answers that `readUse` had so far. */
-const asking = new WeakMap<Redis, number>();
+const asking = new WeakMap<RedisClient, number>();
 
 export function usedSince(before: RedisUse, after: RedisUse): RedisUse {
   return {
@@ -43,6 +43,6 @@ export function usedSince(before: RedisUse, after: RedisUse): RedisUse {
 }
 
 /** Bytes that all its keys take, with what the allocator keeps for them. */
-export async function memoryOf(redis: Redis): Promise<number> {
+export async function memoryOf(redis: RedisClient): Promise<number> {
   return Number(/^used_memory:(\d+)/m.exec(await redis.info('memory'))?.[1]);
 }
