@@ -595,6 +595,20 @@ export function hideSecrets(value: unknown): unknown {
   return typeof value === 'string' ? hidePasswords(value) : value;
 }
 
+/** A setting that a caller cannot do without. Throws ConfigError 'missing-setting'. */
+export function required<Name extends SettingName>(
+  settings: Settings,
+  name: Name,
+): NonNullable<Settings[Name]> {
+  const value = settings[name];
+  if (value !== undefined && value !== null) return value;
+  const { flag, env } = settingsTable[name];
+  throw new ConfigError(
+    'missing-setting',
+    `${flag.split(' ')[0]} is missing: ${settingsTable[name].help} (or set ${env})`,
+  );
+}
+
 /** What the settings say of reading images. */
 export function sourceOptionsOf(
   settings: Pick<

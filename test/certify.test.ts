@@ -9,13 +9,13 @@ import { measureAgreement, type Rows, shareOf, shortfallsOf } from '../src/certi
 import { certificateText } from '../src/cli/certificate.ts';
 import type { Context } from '../src/cli/command.ts';
 import { certifyRun, certifySource } from '../src/cli/trial.ts';
-import { openLog } from '../src/log.ts';
 import { sampleItems } from '../src/sample.ts';
-import { resolveSettings, type SettingName } from '../src/settings.ts';
+import type { SettingName } from '../src/settings.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { uniform } from '../src/uniform.ts';
 import { lensmill, smallModel } from './helpers/cli.ts';
+import { contextOf as contextWith } from './helpers/context.ts';
 import { itemsOf, listerOf } from './helpers/finished-run.ts';
 import { indexHere } from './helpers/index-here.ts';
 import { photographs } from './helpers/photographs.ts';
@@ -227,19 +227,14 @@ describe('on photographs', () => {
   });
 
   function contextOf(flags: Partial<Record<SettingName, unknown>>): Context {
-    const all = { model: smallModel, device: 'cpu', lanes: 1, sessions: 1, cacheDir: cache, ...flags };
-    const { values, origins } = resolveSettings(all, {}, {});
-    const { signal } = new AbortController();
-    return {
-      settings: values,
-      origins,
-      log: openLog('silent', () => {}),
-      terminal: { isLive: false, writeLine: () => {}, show: () => {} },
-      print: () => {},
-      interrupted: signal,
-      hurried: signal,
-      wasInterrupted: false,
-    };
+    return contextWith({
+      model: smallModel,
+      device: 'cpu',
+      lanes: 1,
+      sessions: 1,
+      cacheDir: cache,
+      ...flags,
+    });
   }
 
   async function newStore(): Promise<Store> {

@@ -4,8 +4,6 @@ import { basename, join } from 'node:path';
 import { InferenceSession } from 'onnxruntime-node';
 import { beforeAll, expect, test } from 'vitest';
 import { calibrate } from '../src/calibrate.ts';
-import { findCalibration } from '../src/cli/calibrate.ts';
-import { loadModel, planNewRun, sourceSpecOf } from '../src/cli/prepare.ts';
 import { decodeImage } from '../src/decode.ts';
 import { cpu } from '../src/devices/cpu.ts';
 import { cuda } from '../src/devices/cuda.ts';
@@ -22,6 +20,9 @@ import {
 import { countOps, decodeOnnx, encodeOnnx } from '../src/models/onnx.ts';
 import { imagenetPreprocessing } from '../src/models/presets.ts';
 import { quantiseConv } from '../src/models/quantize.ts';
+import { findCalibration } from '../src/producer/calibrate.ts';
+import { loadModel } from '../src/producer/choose-model.ts';
+import { planNewRun, sourceSpecOf } from '../src/producer/plan-run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { obtainModel } from '../src/weights.ts';

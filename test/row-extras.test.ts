@@ -6,7 +6,6 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { calibrate } from '../src/calibrate.ts';
 import { compareRow } from '../src/checks/compare.ts';
 import { verifyDeep } from '../src/cli/deep.ts';
-import { planNewRun } from '../src/cli/prepare.ts';
 import { exportRun } from '../src/export.ts';
 import { openMatrices } from '../src/infer.ts';
 import { partKey } from '../src/layout.ts';
@@ -20,6 +19,7 @@ import {
 } from '../src/models/model.ts';
 import { widenGraph } from '../src/models/widen.ts';
 import { encodePart, readPart, readStoredPart } from '../src/part.ts';
+import { planNewRun } from '../src/producer/plan-run.ts';
 import { numbersAt, type RowExtras, type RowNumbers, rowShape } from '../src/row-extras.ts';
 import { findRequest, needsOf, type Run } from '../src/run.ts';
 import { openStore } from '../src/stores/open-store.ts';

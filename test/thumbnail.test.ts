@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { planNewRun } from '../src/cli/prepare.ts';
+import { planNewRun } from '../src/producer/plan-run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { makeThumbnail } from '../src/thumbnail.ts';
 import { openThumbnails, type Thumbnails } from '../workers/thumbnails.ts';

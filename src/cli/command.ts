@@ -1,7 +1,8 @@
 /** What every command shares: settings from flags, environment and file; a log; results; exit codes. */
 import { type Command, Option } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
-import { type Logger, openLog } from '../log.ts';
+import { openLog } from '../log.ts';
+import type { Caller } from '../producer/caller.ts';
 import { explainRedisReply } from '../redis-errors.ts';
 import {
   type ResolvedSettings,
@@ -11,6 +12,7 @@ import {
   type Settings,
   settingsTable,
 } from '../settings.ts';
+import { reportProgress } from './progress.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 
 export const exitCodes = {
@@ -26,10 +28,9 @@ export const exitCodes = {
 } as const;
 export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
 
-export interface Context {
+export interface Context extends Caller {
   settings: Settings;
   origins: ResolvedSettings['origins'];
-  log: Logger;
   terminal: Terminal;
   /** Prints a result on stdout: `text` for people, or `result` as one line of JSON with --json. */
   print(result: unknown, text: string): void;
@@ -115,11 +116,14 @@ function openContext({ values, origins }: ResolvedSettings): Context {
     signals ??= listenForSignals();
     return signals;
   };
+  const log = openLog(values.logLevel, terminal.writeLine);
   return {
     settings: values,
     origins,
-    log: openLog(values.logLevel, terminal.writeLine),
+    log,
     terminal,
+    writeLine: terminal.writeLine,
+    reportProgress: (what) => reportProgress(what, { terminal, log }),
     print: (result, text) => void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`),
     get interrupted() {
       return listen().interrupted.signal;
@@ -161,18 +165,4 @@ function listenForSignals(): Signals {
 /** The exit code of work that a signal ended. */
 export function interruptedCode(signal: AbortSignal): ExitCode {
   return signal.reason === 'SIGINT' ? exitCodes.interrupted : exitCodes.resumable;
-}
-
-/** A setting that this command cannot do without. Throws ConfigError 'missing-setting'. */
-export function required<Name extends SettingName>(
-  settings: Settings,
-  name: Name,
-): NonNullable<Settings[Name]> {
-  const value = settings[name];
-  if (value !== undefined && value !== null) return value;
-  const { flag, env } = settingsTable[name];
-  throw new ConfigError(
-    'missing-setting',
-    `${flag.split(' ')[0]} is missing: ${settingsTable[name].help} (or set ${env})`,
-  );
 }

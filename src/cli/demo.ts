@@ -7,16 +7,18 @@ import { ConfigError } from '../errors.ts';
 import { labelsOf } from '../models/labels.ts';
 import { presets } from '../models/presets.ts';
 import { readPart } from '../part.ts';
+import { loadModel } from '../producer/choose-model.ts';
+import { driveRun } from '../producer/drive.ts';
+import { completePlan, planNewRun } from '../producer/plan-run.ts';
 import { findRequest, findSuccess, type Run, type Success, sourceName } from '../run.ts';
 import { sourceOptionsOf } from '../settings.ts';
 import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Store } from '../stores/store.ts';
 import { verifyRun } from '../verify.ts';
 import { addCommand, type Context, interruptedCode } from './command.ts';
-import { driveRun } from './drive.ts';
+import { keepHeapSmall } from './heap.ts';
 import { placeSettings, planSettings, queueSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { completePlan, loadModel, planNewRun } from './prepare.ts';
 import { codeOf, summarize, untrainedBanner } from './summary.ts';
 
 const neighbours = 3;
@@ -105,6 +107,7 @@ async function planOnce(context: Context, store: Store, folder: string): Promise
   } finally {
     await source.close();
   }
+  keepHeapSmall();
   const id = `demo-${hash.digest('hex').slice(0, 8)}`;
   const request = await findRequest(store, id);
   return request ? completePlan(context, store, request) : planNewRun(context, store, [folder], { run: id });

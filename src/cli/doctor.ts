@@ -9,13 +9,13 @@ import { openSession } from '../infer.ts';
 import { buildOnnx, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { hubFromEnv } from '../models/pull.ts';
+import { loadModel } from '../producer/choose-model.ts';
 import { readRedisFacts } from '../redis-facts.ts';
 import { startPrivateRedis } from '../redis-server.ts';
 import { hideSecrets, type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import { version } from '../version.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
-import { loadModel } from './prepare.ts';
 
 interface Finding {
   what: string;

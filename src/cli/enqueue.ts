@@ -1,10 +1,12 @@
 /** `lensmill enqueue`: the producer alone. Workers anywhere do the rest; the one that commits the last shard finishes the run. */
 import type { Command } from 'commander';
-import { openQueue } from '../queue.ts';
-import { needsOf, type Run } from '../run.ts';
+import { enqueueRun } from '../producer/enqueue.ts';
+import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
+import type { Run } from '../run.ts';
+import { required } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
-import { addCommand, type Context, type ExitCode, exitCodes, required } from './command.ts';
-import { enqueueMissing, openRedis, queueOf } from './drive.ts';
+import { addCommand, type Context, type ExitCode, exitCodes } from './command.ts';
+import { keepHeapSmall } from './heap.ts';
 import {
   placeSettings,
   planSettings,
@@ -14,7 +16,6 @@ import {
   sourceArguments,
 } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { type NewRunOptions, planNewRun } from './prepare.ts';
 
 export function addEnqueueCommand(program: Command): void {
   addCommand(program, 'enqueue', {
@@ -30,8 +31,9 @@ export function addEnqueueCommand(program: Command): void {
       required(context.settings, 'redis');
       const store = await openOutput(context.settings);
       try {
+        keepHeapSmall();
         const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
-        return await enqueueRun(context, store, run);
+        return await enqueueAndTell(context, store, run);
       } finally {
         await store.close();
       }
@@ -39,23 +41,13 @@ export function addEnqueueCommand(program: Command): void {
   });
 }
 
-/** Enqueues what the store does not hold of a run, and says how workers get at it. Throws ConfigError 'missing-setting'. */
-export async function enqueueRun(context: Context, store: Store, run: Run): Promise<ExitCode> {
-  const { settings, interrupted, print } = context;
-  required(settings, 'redis');
-  const redis = await openRedis(context);
-  const name = queueOf(settings, store);
-  const queue = openQueue({ redisUrl: redis.url, name });
-  try {
-    await queue.openRun(run.run, needsOf(run));
-    await enqueueMissing(queue, store, run, { ...settings, signal: interrupted });
-    const { run: id, items, shards } = run;
-    print(
-      { run: id, items, shards, output: store.uri, queue: name },
-      `run ${id}: ${items} images in ${shards} shards are enqueued\nnext: lensmill work --output ${store.uri}   # on each worker`,
-    );
-    return exitCodes.done;
-  } finally {
-    await queue.close();
-  }
+/** Enqueues what the store does not hold of a run, and says how workers get at it. */
+export async function enqueueAndTell(context: Context, store: Store, run: Run): Promise<ExitCode> {
+  const queue = await enqueueRun(context, store, run);
+  const { run: id, items, shards } = run;
+  context.print(
+    { run: id, items, shards, output: store.uri, queue },
+    `run ${id}: ${items} images in ${shards} shards are enqueued\nnext: lensmill work --output ${store.uri}   # on each worker`,
+  );
+  return exitCodes.done;
 }

@@ -3,11 +3,13 @@ import type { Command } from 'commander';
 import { requirePrecision } from '../devices/device.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { requireRealDevice } from '../devices/sleep.ts';
+import { driveRun } from '../producer/drive.ts';
+import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
 import type { Run } from '../run.ts';
 import { s3OptionsOf } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
-import { driveRun } from './drive.ts';
+import { keepHeapSmall } from './heap.ts';
 import {
   placeSettings,
   planSettings,
@@ -18,7 +20,6 @@ import {
   workSettings,
 } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { type NewRunOptions, planNewRun } from './prepare.ts';
 import { withProgress } from './progress.ts';
 import { codeOf, summarize } from './summary.ts';
 
@@ -45,6 +46,7 @@ export function addIndexCommand(program: Command): void {
       if (settings.precision === 'int8') requirePrecision(device, 'int8');
       const store = await openOutput(settings);
       try {
+        keepHeapSmall();
         const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
         return await finishRun(context, store, run);
       } finally {

@@ -6,11 +6,12 @@ import { encodeCalibration, hashCalibration } from '../models/calibration.ts';
 import { writeWhole } from '../models/files.ts';
 import { describeModel, pullModel, writeOnnx, writeSafetensors } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
+import { calibrateOn } from '../producer/calibrate.ts';
+import { loadModel } from '../producer/choose-model.ts';
+import { sourceSpecOf } from '../producer/plan-run.ts';
 import type { SettingName } from '../settings.ts';
-import { calibrateOn } from './calibrate.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings, sourceSettings } from './option-groups.ts';
-import { loadModel, sourceSpecOf } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
 export function addModelCommands(program: Command): void {

@@ -1,10 +1,9 @@
 /** The output that a command reads or writes. */
 import { ConfigError } from '../errors.ts';
 import { findSuccess, listRuns, readRequest } from '../run.ts';
-import { type Settings, s3OptionsOf } from '../settings.ts';
+import { required, type Settings, s3OptionsOf } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
-import { required } from './command.ts';
 
 /** An output that is there and can be written. */
 export async function openOutput(settings: Settings): Promise<Store> {

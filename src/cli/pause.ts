@@ -1,11 +1,12 @@
 /** `lensmill pause` and `lensmill cancel`: an operator's word about a run, for every worker of its queue. */
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
+import { openRedis, queueOf } from '../producer/drive.ts';
 import { openQueue, type RunState, type ShardQueue } from '../queue.ts';
 import { findSuccess, readRequest } from '../run.ts';
+import { required } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
-import { addCommand, type CommandOptions, exitCodes, required } from './command.ts';
-import { openRedis, queueOf } from './drive.ts';
+import { addCommand, type CommandOptions, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 

@@ -1,25 +1,11 @@
 /** Progress of long work: a live line on a terminal, elsewhere a log line every ten seconds. */
 import type { Logger } from '../log.ts';
+import type { ProgressReporter } from '../producer/caller.ts';
 import type { Terminal } from './terminal.ts';
-
-export interface Progress {
-  done: number;
-  total: number;
-  failed?: number;
-  /** Where it is known better than by what is done since the start of this call. */
-  perSecond?: number;
-  /** What limits the speed. */
-  limit?: string | undefined;
-}
-
-export interface ProgressReporter {
-  update(progress: Progress): void;
-  close(): void;
-}
 
 const logEveryMs = 10_000;
 
-/** `what` is what is counted: 'images', 'parts', 'bytes'. */
+/** As `Caller.reportProgress`. */
 export function reportProgress(
   what: string,
   { terminal, log }: { terminal: Terminal; log: Logger },
@@ -32,10 +18,12 @@ export function reportProgress(
       atStart ??= done;
       const now = performance.now();
       const perSecond = given.perSecond ?? ((done - atStart) * 1_000) / Math.max(1, now - started);
-      const eta = perSecond > 0 ? (total - done) / perSecond : undefined;
+      const eta = perSecond > 0 && total !== undefined ? (total - done) / perSecond : undefined;
       if (terminal.isLive) {
         const parts = [
-          `${bar(total > 0 ? done / total : 0)} ${amount(done, what)}/${amount(total, what)} ${what}`,
+          total === undefined
+            ? `${amount(done, what)} ${what}`
+            : `${bar(total > 0 ? done / total : 0)} ${amount(done, what)}/${amount(total, what)} ${what}`,
           `${amount(perSecond, what)}/s`,
           ...(failed ? [`${failed} failed`] : []),
           ...(eta === undefined ? [] : [`${formatSeconds(eta)} left`]),

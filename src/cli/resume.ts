@@ -1,12 +1,14 @@
 /** `lensmill resume`: finishes a run from what its store holds, whatever became of Redis and of its workers. */
 import type { Command } from 'commander';
+import { completePlan } from '../producer/plan-run.ts';
 import { findSuccess, readRequest } from '../run.ts';
-import { addCommand, required } from './command.ts';
-import { enqueueRun } from './enqueue.ts';
+import { required } from '../settings.ts';
+import { addCommand } from './command.ts';
+import { enqueueAndTell } from './enqueue.ts';
+import { keepHeapSmall } from './heap.ts';
 import { finishRun, indexIfAsked } from './index.ts';
 import { placeSettings, queueSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { completePlan } from './prepare.ts';
 import { codeOf, summarize } from './summary.ts';
 
 export function addResumeCommand(program: Command): void {
@@ -24,9 +26,10 @@ export function addResumeCommand(program: Command): void {
       if (enqueue) required(context.settings, 'redis');
       const store = await openOutput(context.settings);
       try {
+        keepHeapSmall();
         const run = await completePlan(context, store, await readRequest(store, id));
         const success = await findSuccess(store, id);
-        if (!success) return await (enqueue ? enqueueRun : finishRun)(context, store, run);
+        if (!success) return await (enqueue ? enqueueAndTell : finishRun)(context, store, run);
         const { json, text } = summarize(store, run, success);
         context.print(json, `${text}\nnothing is left to do`);
         await indexIfAsked(context, store, run);

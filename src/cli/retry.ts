@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { retryId, retryNumber } from '../layout.ts';
+import { completePlan } from '../producer/plan-run.ts';
 import { failedItems } from '../retry.ts';
 import { claimRun, type RunRequest, readRequest } from '../run.ts';
 import { atStep } from '../steps.ts';
@@ -10,10 +11,10 @@ import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
 import { openView, type View } from '../view.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
+import { keepHeapSmall } from './heap.ts';
 import { finishRun } from './index.ts';
 import { placeSettings, queueSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { completePlan } from './prepare.ts';
 
 export function addRetryCommand(program: Command): void {
   addCommand(program, 'retry', {
@@ -40,6 +41,7 @@ export function addRetryCommand(program: Command): void {
       const store = await openOutput(context.settings);
       try {
         const request = await claimRetry(context, store, id, codes);
+        keepHeapSmall();
         if (request) return await finishRun(context, store, await completePlan(context, store, request));
         const what = `no image of run ${id} fails${codes ? ` by ${codes.join(' or ')}` : ''}`;
         context.print({ run: id, retry: null, items: 0 }, `${what}: nothing is left to do`);

@@ -6,12 +6,12 @@ import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { errnoOf } from '../errno.ts';
 import { ConfigError, messageOf } from '../errors.ts';
+import { queueOf } from '../producer/drive.ts';
 import { checkRedis } from '../redis-connection.ts';
 import { s3OptionsOf } from '../settings.ts';
 import { isLoopback, newToken } from '../web/access.ts';
 import { openServer } from '../web/server.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
-import { queueOf } from './drive.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 

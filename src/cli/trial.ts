@@ -9,6 +9,9 @@ import { requirePrecision } from '../devices/device.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { buildOnnx, type Model } from '../models/model.ts';
+import { calibrationDraw } from '../producer/calibrate.ts';
+import { loadModel, loadRunModel } from '../producer/choose-model.ts';
+import { sourceSpecOf } from '../producer/plan-run.ts';
 import { type Run, sourceName } from '../run.ts';
 import { type Draw, sampleItems } from '../sample.ts';
 import { sourceOptionsOf } from '../settings.ts';
@@ -18,9 +21,7 @@ import type { BatchResult, Item, Outcome } from '../types.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
 import { obtainReference } from '../weights.ts';
-import { calibrationDraw } from './calibrate.ts';
 import type { Context } from './command.ts';
-import { loadModel, loadRunModel, sourceSpecOf } from './prepare.ts';
 import { reportProgress } from './progress.ts';
 
 /** What is compared and how it is had; a certificate says the rest. */

@@ -7,6 +7,7 @@ import { resolveDevice } from '../devices/resolve-device.ts';
 import { requireRealDevice } from '../devices/sleep.ts';
 import { ConfigError } from '../errors.ts';
 import { buildOnnx, type Model } from '../models/model.ts';
+import { loadModel } from '../producer/choose-model.ts';
 import {
   type Arrangement,
   findArrangement,
@@ -17,7 +18,6 @@ import {
 } from '../tune.ts';
 import { type Tuning, tuningPath, tuningSubject, writeTuning } from '../tuning.ts';
 import { addCommand, exitCodes } from './command.ts';
-import { loadModel } from './prepare.ts';
 
 /** Long enough for some batches of the largest size on the slowest device, short enough that a sweep takes a minute. */
 const trialMs = 2_500;

@@ -2,9 +2,10 @@
 import type { Command } from 'commander';
 import { superviseWorker } from '../../workers/supervisor.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
+import { openRedis, queueOf } from '../producer/drive.ts';
+import { required } from '../settings.ts';
 import { reportThroughput } from '../throughput.ts';
-import { addCommand, exitCodes, required } from './command.ts';
-import { openRedis, queueOf } from './drive.ts';
+import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { throughputLines } from './speed.ts';

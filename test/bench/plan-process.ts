@@ -1,5 +1,5 @@
 /** What each process of the planning bench does, apart from the others so that its memory is its own: see plan.ts. */
-import { keepHeapSmall } from '../../src/cli/prepare.ts';
+import { keepHeapSmall } from '../../src/cli/heap.ts';
 import { planRun } from '../../src/plan.ts';
 import type { Run } from '../../src/run.ts';
 import { Bucket } from '../../src/s3.ts';

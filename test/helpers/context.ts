@@ -11,6 +11,8 @@ export function contextOf(flags: Partial<Record<SettingName, unknown>>, lines: s
     settings: values,
     origins,
     log: openLog('info', (line) => void lines.push(line)),
+    writeLine: (line) => void lines.push(line),
+    reportProgress: () => ({ update: () => undefined, close: () => undefined }),
     terminal: { isLive: false, writeLine: () => undefined, show: () => undefined },
     print: () => undefined,
     interrupted: signal,

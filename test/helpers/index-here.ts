@@ -1,12 +1,12 @@
 /** Finished runs of real pictures by a real model, without queue and workers. */
 
 import type { Context } from '../../src/cli/command.ts';
-import { planNewRun } from '../../src/cli/prepare.ts';
 import { commitPart } from '../../src/commit.ts';
 import { cpu } from '../../src/devices/cpu.ts';
 import { finalizeRun } from '../../src/finalize.ts';
 import { openPlanLines } from '../../src/page.ts';
 import { encodePart } from '../../src/part.ts';
+import { planNewRun } from '../../src/producer/plan-run.ts';
 import { type Run, sourceName } from '../../src/run.ts';
 import { readSheet } from '../../src/sheet.ts';
 import type { Store } from '../../src/stores/store.ts';

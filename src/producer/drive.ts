@@ -14,8 +14,7 @@ import type { Settings } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { findLimit } from '../throughput.ts';
 import { version } from '../version.ts';
-import type { Context } from './command.ts';
-import { type ProgressReporter, reportProgress } from './progress.ts';
+import type { Caller, ProgressReporter } from './caller.ts';
 
 const pollMs = 500;
 /** Polls between two looks at the store while Redis says that the run is not done: another pool may have done it. */
@@ -31,7 +30,7 @@ export interface Redis {
 }
 
 /** The Redis of the settings, or a private one. Throws ConfigError. */
-export async function openRedis({ settings, log }: Pick<Context, 'settings' | 'log'>): Promise<Redis> {
+export async function openRedis({ settings, log }: Pick<Caller, 'settings' | 'log'>): Promise<Redis> {
   const { promise: lost, reject } = Promise.withResolvers<never>();
   lost.catch(() => undefined); // whoever drives a run waits for it
   if (settings.redis === undefined) {
@@ -58,7 +57,7 @@ export type DrivenRun =
  * Throws when shards failed for good, when the run is blocked, when the worker cannot go on, and ConfigError
  * 'other-version' for a run that another version of lensmill planned.
  */
-export async function driveRun(context: Context, store: Store, run: Run): Promise<DrivenRun> {
+export async function driveRun(caller: Caller, store: Store, run: Run): Promise<DrivenRun> {
   if (run.lensmill !== version) {
     throw new ConfigError(
       'other-version',
@@ -66,13 +65,13 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
     );
   }
   const started = performance.now();
-  const { settings, log, terminal, interrupted, hurried } = context;
-  const redis = await openRedis(context);
+  const { settings, log, writeLine, interrupted, hurried } = caller;
+  const redis = await openRedis(caller);
   const name = queueOf(settings, store);
   const queue = openQueue({ redisUrl: redis.url, name });
   const worker = superviseWorker(
     { output: store.uri, redisUrl: redis.url, queue: name, run: run.run, settings },
-    { log, writeLine: terminal.writeLine },
+    { log, writeLine },
   );
   const stop = (): void => worker.stop();
   interrupted.addEventListener('abort', stop);
@@ -80,7 +79,7 @@ export async function driveRun(context: Context, store: Store, run: Run): Promis
   const ending = new AbortController();
   try {
     const { device } = await worker.ready;
-    const finished = watchRun(context, queue, store, run, ending.signal);
+    const finished = watchRun(caller, queue, store, run, ending.signal);
     // The worker ends before the run only when it is stopped, or cannot go on.
     const stopped = worker.ended.then((): 'interrupted' => 'interrupted');
     const end = await Promise.race([finished, stopped, redis.lost]);
@@ -131,14 +130,14 @@ export async function enqueueMissing(
 
 /** Sees a run to its end: enqueues it, again where Redis lost it, and tells how far it is. */
 async function watchRun(
-  context: Context,
+  caller: Caller,
   queue: ShardQueue,
   store: Store,
   run: Run,
   signal: AbortSignal,
 ): Promise<{ success: Success; measures: Measures } | 'interrupted' | 'cancelled'> {
-  const { settings, log } = context;
-  const progress = reportProgress('images', context);
+  const { settings, log } = caller;
+  const progress = caller.reportProgress('images');
   const over = new AbortController();
   let isEnqueueing = false;
   let failure: unknown;
@@ -233,7 +232,7 @@ async function lookAt(
 }
 
 /** An answer of Redis, however long it takes; says so when it takes long. */
-async function answerOf<T>(answer: Promise<T>, log: Context['log'], signal: AbortSignal): Promise<T> {
+async function answerOf<T>(answer: Promise<T>, log: Caller['log'], signal: AbortSignal): Promise<T> {
   const timer = setInterval(() => log.warn('Redis does not answer; waiting for it'), patienceMs);
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const onAbort = (): void => reject(signal.reason);

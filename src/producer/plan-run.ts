@@ -1,14 +1,11 @@
-/** From a command's arguments to a planned run: everything that can be wrong is found before an image is read. */
+/** From what is asked for to a planned run: everything that can be wrong is found before an image is read. */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { setFlagsFromString } from 'node:v8';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { isRetryId, isRunId, retryNumber } from '../layout.ts';
-import { readCalibration } from '../models/calibration.ts';
 import { throwIfOtherModel } from '../models/head.ts';
-import { type Model, quantiseModel, type ResolveOptions, resolveModel } from '../models/model.ts';
-import { presets } from '../models/presets.ts';
+import type { Model } from '../models/model.ts';
 import { channelsOf, widenGraph } from '../models/widen.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { type Lister, planRun } from '../plan.ts';
@@ -31,64 +28,12 @@ import type { Source } from '../sources/source.ts';
 import { atStep } from '../steps.ts';
 import type { Store } from '../stores/store.ts';
 import { openTable, tableRows } from '../table.ts';
-import type { Precision } from '../types.ts';
 import { version } from '../version.ts';
 import { openView } from '../view.ts';
 import { publishCalibration, publishHead, publishWeights } from '../weights.ts';
-import { findCalibration } from './calibrate.ts';
-import type { Context } from './command.ts';
+import type { Caller } from './caller.ts';
+import { loadRunModel } from './choose-model.ts';
 import { readHead } from './head.ts';
-import { reportProgress } from './progress.ts';
-
-/**
- * The model of the settings, or `ref`, downloaded where it has to be; the options say how eagerly. In int8 it is quantised by
- * the file of `--calibration`.
- */
-export async function loadModel(
-  context: Context,
-  options: { ref?: string } & Partial<Pick<ResolveOptions, 'hub' | 'retries' | 'precision'>> = {},
-): Promise<Model> {
-  const { settings, log } = context;
-  const { ref = modelRef(settings), precision = choosePrecision(settings, ref), ...pull } = options;
-  const { calibration: file } = settings;
-  const progress = reportProgress('bytes', context);
-  try {
-    return await resolveModel(ref, {
-      cacheDir: settings.cacheDir,
-      resizeMode: settings.resize,
-      ...(precision && { precision }),
-      ...(precision === 'int8' && file !== undefined && { calibration: await readCalibration(file) }),
-      ...pull,
-      onProgress: (done, total = done) => progress.update({ done, total }),
-      onNotice: (notice) => log.warn(notice),
-    });
-  } finally {
-    progress.close();
-  }
-}
-
-/** The model of the settings for a run over a source; in int8 calibrated as `findCalibration` does it. */
-export async function loadRunModel(
-  context: Context,
-  place: { source: RunRequest['source']; store?: Store | undefined },
-): Promise<Model> {
-  const ref = modelRef(context.settings);
-  const isOnFloats = choosePrecision(context.settings, ref) !== 'int8';
-  // In an .onnx the ranges are baked in, and a null model has none.
-  if (isOnFloats || ref.endsWith('.onnx') || ref === 'null') return loadModel(context);
-  const floats = await loadModel(context, { precision: 'fp32' });
-  return quantiseModel(floats, await findCalibration(context, floats, place));
-}
-
-function modelRef({ model }: Settings): string {
-  return model ?? presets[0].name;
-}
-
-/** An .onnx has a precision of its own; 'auto' is that, and of all else what suits the device. */
-function choosePrecision({ precision, device }: Settings, ref: string): Precision | undefined {
-  if (precision !== 'auto') return precision;
-  return ref.endsWith('.onnx') ? undefined : resolveDevice(device).device.precision;
-}
 
 export interface NewRunOptions {
   /** Its id; default: the time. */
@@ -104,12 +49,12 @@ export interface NewRunOptions {
  * model that the settings name.
  */
 export async function planNewRun(
-  context: Context,
+  caller: Caller,
   store: Store,
   uris: readonly string[],
   options: NewRunOptions = {},
 ): Promise<Run> {
-  const { settings, log } = context;
+  const { settings, log } = caller;
   const { run: runId = newRunId() } = options;
   if (!isRunId(runId)) {
     throw new ConfigError(
@@ -131,7 +76,7 @@ export async function planNewRun(
   } finally {
     await source.close();
   }
-  const model = await loadRunModel(context, { source: spec, store });
+  const model = await loadRunModel(caller, { source: spec, store });
   const request: RunRequest = {
     v: 1,
     run: runId,
@@ -167,7 +112,7 @@ export async function planNewRun(
     },
     'run start',
   );
-  return completePlan(context, store, request);
+  return completePlan(caller, store, request);
 }
 
 /**
@@ -207,19 +152,10 @@ export async function sourceSpecOf(
   };
 }
 
-/**
- * Keeps the memory of a planner small. A listing is garbage soon after it is parsed, and V8 gives garbage that comes fast ever
- * more room: 300,000 objects took 430 MB, so bounded 247 MB, in the same time (test/bench/plan.ts).
- */
-export function keepHeapSmall(): void {
-  setFlagsFromString('--semi-space-growth-factor=1');
-  setFlagsFromString('--heap-growing-percent=60');
-}
-
 /** Plans a claimed run, or what its planner left undone. */
-export async function completePlan(context: Context, store: Store, request: RunRequest): Promise<Run> {
-  keepHeapSmall();
-  const { settings, log, terminal, interrupted } = context;
+export async function completePlan(caller: Caller, store: Store, request: RunRequest): Promise<Run> {
+  const { settings, log, interrupted } = caller;
+  const progress = caller.reportProgress('images found');
   const source = openSource(request.source, sourceOptionsOf(settings));
   try {
     await source.probe();
@@ -227,14 +163,14 @@ export async function completePlan(context: Context, store: Store, request: RunR
     const run = await planRun(store, lister, request, {
       rowsBefore,
       signal: interrupted,
-      onProgress: ({ items }) => terminal.show(`planning: ${items.toLocaleString('en-US')} images found`),
+      onProgress: ({ items }) => progress.update({ done: items }),
     });
     const { items, shards, skipped, replaced, gone, kept } = run;
     const changes = run.since !== null && { new: items - replaced, changed: replaced - gone, gone, kept };
     log.info({ run: run.run, items, shards, skipped, ...changes }, 'run planned');
     return run;
   } finally {
-    terminal.show(undefined);
+    progress.close();
     await source.close();
   }
 }

@@ -15,19 +15,18 @@ import type { Source } from '../sources/source.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { fetchCalibration } from '../weights.ts';
-import type { Context } from './command.ts';
-import { reportProgress } from './progress.ts';
+import type { Caller } from './caller.ts';
 
 /**
  * The calibration that a run of this source should have. In this order: the file of `--calibration`; that of the newest int8
  * run in `store` by the same weights and pixels, so that their rows may be compared; one that is made now.
  */
 export async function findCalibration(
-  context: Context,
+  caller: Caller,
   model: Model,
   { source, store }: { source: RunRequest['source']; store?: Store | undefined },
 ): Promise<Calibration> {
-  const { settings, log } = context;
+  const { settings, log } = caller;
   const found = (calibration: Calibration, from: string): Calibration => {
     log.info({ from, images: calibration.images, method: calibration.method }, 'calibration found');
     return calibration;
@@ -36,7 +35,7 @@ export async function findCalibration(
     return found(await readCalibration(settings.calibration), settings.calibration);
   const earlier = store && (await findEarlier(store, model));
   if (earlier) return found(await fetchCalibration(store, earlier.key), `run ${earlier.run}`);
-  return calibrateOn(context, model, source);
+  return calibrateOn(caller, model, source);
 }
 
 /** The newest run of an output whose calibration fits a model. */
@@ -63,21 +62,21 @@ export function calibrationDraw({ calibrationImages }: Pick<Settings, 'calibrati
 
 /** Measures the activations of `model`, in fp32, on images that are spread over the whole source, always the same ones. */
 export async function calibrateOn(
-  context: Context,
+  caller: Caller,
   model: Model,
   spec: RunRequest['source'],
 ): Promise<Calibration> {
-  const { settings, log, interrupted: signal, terminal } = context;
+  const { settings, log, interrupted: signal } = caller;
   const started = performance.now();
   requireNetwork(model); // before an image is read
   const source = openSource(spec, sourceOptionsOf(settings));
-  const progress = reportProgress('images', context);
+  const listing = caller.reportProgress('images found to calibrate on');
+  const progress = caller.reportProgress('images');
   try {
-    const onProgress = (listed: number): void =>
-      terminal.show(`calibrating: ${listed.toLocaleString('en-US')} images found`);
+    const onProgress = (listed: number): void => listing.update({ done: listed });
     const options = { ...calibrationDraw(settings), onProgress, signal };
     const items = await sampleItems(source, options);
-    const crops = await cropItems(context, model, source, items);
+    const crops = await cropItems(caller, model, source, items);
     const calibration = await calibrate(model, crops, {
       threads: settings.threads || availableParallelism(),
       onProgress: (done) => progress.update({ done, total: crops.length }),
@@ -88,6 +87,7 @@ export async function calibrateOn(
     log.info({ model: model.identity.ref, images, skipped, calibrateMs }, 'calibrated');
     return calibration;
   } finally {
+    listing.close();
     progress.close();
     await source.close();
   }
@@ -95,7 +95,7 @@ export async function calibrateOn(
 
 /** The crops of those that can be read and decoded, in order. */
 async function cropItems(
-  { settings, log, interrupted: signal }: Context,
+  { settings, log, interrupted: signal }: Caller,
   { identity }: Model,
   source: Source,
   items: readonly Item[],

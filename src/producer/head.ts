@@ -1,4 +1,4 @@
-/** The head that a command is given. */
+/** The head that a run or a command is given. */
 import { readFile } from 'node:fs/promises';
 import { ConfigError, messageOf } from '../errors.ts';
 import { decodeHead, type Head } from '../models/head.ts';
