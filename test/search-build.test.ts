@@ -1,4 +1,5 @@
 /** What an index holds, whatever happened to its output and to its builders. */
+import { execa } from 'execa';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { FailureCode } from '../src/errors.ts';
@@ -9,15 +10,17 @@ import { buildIndex } from '../src/search/build.ts';
 import { ImageTable } from '../src/search/lance.ts';
 import { takeLease } from '../src/search/lease.ts';
 import { openIndex } from '../src/search/open-index.ts';
-import { findRecord, listIndexes } from '../src/search/record.ts';
+import { createRecord, findRecord, listIndexes } from '../src/search/record.ts';
+import { tableLayout } from '../src/search/search-index.ts';
 import { changedItems } from '../src/since.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { openTable, tableRows } from '../src/table.ts';
 import { openView } from '../src/view.ts';
+import { dyingBuilder, dyingLease, moments } from './helpers/dying-builder.ts';
 import { type Ends, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
-import { makeBucket, testS3Options } from './helpers/s3.ts';
+import { makeBucket, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { wrapStore } from './helpers/store-wrappers.ts';
 import { syntheticModel } from './helpers/synthetic-index.ts';
 import { tempFolder } from './helpers/temp.ts';
@@ -154,6 +157,24 @@ test('runs of two models have an index each, and one is chosen', async () => {
   });
 });
 
+test('a table that another version laid out is not read, and built anew where that version is older', async () => {
+  const store = await newStore();
+  await makeFinishedRun(store, 'r', { ends: allOf('abc'), request: { model } });
+  const { record } = await buildIndex(store, { fingerprint, s3 });
+  const make = (generation: number, v: number) => createRecord(store, { ...record, generation, v });
+  await make(2, tableLayout - 1);
+  await expect(openIndex(store, { s3 })).rejects.toMatchObject({
+    code: 'other-version',
+    message: expect.stringContaining('lensmill build-index'),
+  });
+  const built = await buildIndex(store, { fingerprint, s3 });
+  expect(built).toMatchObject({ how: 'rebuilt', record: { generation: 3, images: 3 } });
+  await make(4, tableLayout + 1);
+  await expect(openIndex(store, { s3 })).rejects.toMatchObject({ code: 'other-version' });
+  await expect(buildIndex(store, { fingerprint, s3 })).rejects.toMatchObject({ code: 'other-version' });
+  expect((await buildIndex(store, { fingerprint, s3, rebuild: true })).record.generation).toBe(5);
+});
+
 describe.each(['file', 's3'] as const)('on %s', (kind) => {
   const makeStore = async (): Promise<Store> => {
     const store = kind === 'file' ? await newStore() : openStore(`s3://${await makeBucket()}/out`, s3);
@@ -182,6 +203,25 @@ describe.each(['file', 's3'] as const)('on %s', (kind) => {
     const { record } = await buildIndex(store, { fingerprint, s3 });
     expect([record.generation, record.images]).toEqual([2, 10]);
     expect(await indexedRuns(store)).toMatchObject({ a: 'r', b: 'rr', j: 'rr' });
+  });
+
+  test.each(moments)('of a build that is killed with the %s, nothing or all is seen', async (moment) => {
+    const store = await makeStore();
+    await make(store, 'r', allOf('ab'));
+    await buildIndex(store, { fingerprint, s3 });
+    await make(store, 'rr', allOf('bcdefghij'));
+    const env = { AWS_ENDPOINT_URL_S3: testEndpoint() };
+    const builder = [dyingBuilder, store.uri, fingerprint, moment];
+    const { signal } = await execa(process.execPath, builder, { env, reject: false });
+    expect(signal).toBe('SIGKILL');
+    const whole = { a: 'r', b: 'rr', j: 'rr' };
+    const isVisible = moment === 'record made';
+    expect(await indexedRuns(store)).toMatchObject(isVisible ? whole : { a: 'r', b: 'r' });
+    const { record, changed } = await eventually(() =>
+      buildIndex(store, { fingerprint, s3, lease: dyingLease }),
+    );
+    expect([record.generation, record.images, changed]).toEqual([2, 10, !isVisible]);
+    expect(await indexedRuns(store)).toMatchObject(whole);
   });
 
   test('of two builders at once one builds, and the other is told who', async () => {

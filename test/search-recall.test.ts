@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { attemptsFor, fewImages, isUntidy, partitionsFor, upkeepOf } from '../src/search/kind.ts';
 import { openIndex } from '../src/search/open-index.ts';
-import { answerQueries, checkIndex, drawQueries, recallOf } from '../src/search/recall.ts';
+import { answerByScan, answerQueries, checkIndex, drawQueries, recallOf } from '../src/search/recall.ts';
 import type { Filter, SearchIndex } from '../src/search/search-index.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
@@ -43,6 +43,14 @@ test('an index of many images finds 99 of 100 of what comparing all finds', asyn
   expect(check.queries).toBe(80);
   expect(check.recallAt10).toBeGreaterThanOrEqual(0.99);
   expect(await recall(index, 100)).toBeGreaterThanOrEqual(0.99);
+});
+
+test('one scan finds for many images what comparing each with all does', async () => {
+  const queries = await drawQueries(index, 40);
+  const truths = await answerQueries(index, queries, { k: 10, exact: true });
+  const answers = await answerByScan(index, queries, { k: 10 });
+  for (const [at, { scores }] of truths.entries())
+    for (const [place, score] of scores.entries()) expect(answers[at]?.scores[place]).toBeCloseTo(score, 5);
 });
 
 test('so it does among the images that a filter passes, be they many or few', async () => {

@@ -52,7 +52,7 @@ export function addBuildIndexCommand(program: Command): void {
               rebuild,
               signal: context.interrupted,
               onProgress: ({ phase, ...progress }) =>
-                update(phase === 'rows' ? 'images' : 'searches', progress),
+                update(phase === 'rows' ? 'images' : 'comparisons', progress),
             }),
           );
           const seconds = (performance.now() - startedAt) / 1000;

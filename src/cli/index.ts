@@ -80,7 +80,7 @@ export async function indexIfAsked(context: Context, store: Store, run: Run): Pr
       s3: s3OptionsOf(settings),
       log,
       signal: interrupted,
-      onProgress: ({ phase, ...progress }) => update(phase === 'rows' ? 'images' : 'searches', progress),
+      onProgress: ({ phase, ...progress }) => update(phase === 'rows' ? 'images' : 'comparisons', progress),
     }),
   );
 }

@@ -14,9 +14,9 @@ import type { ModelIdentity } from '../types.ts';
 import { version as lensmill } from '../version.ts';
 import { fitIndex } from './fit.ts';
 import { type IndexLease, type LeaseOptions, takeLease } from './lease.ts';
-import { createRecord, findRecord, finishedRuns } from './record.ts';
+import { createRecord, findRecord, finishedRuns, otherLayout } from './record.ts';
 import { chainsOf, type RowBatch, rowBatches } from './rows.ts';
-import type { IndexRecord } from './search-index.ts';
+import { type IndexRecord, tableLayout } from './search-index.ts';
 import { TableWriter } from './writer.ts';
 
 export interface BuildOptions {
@@ -30,8 +30,8 @@ export interface BuildOptions {
 }
 
 export interface BuildProgress {
-  /** 'rows': of parts, put in; 'queries': asked to find out how far the index has to look. */
-  phase: 'rows' | 'queries';
+  /** 'rows': of parts, put in; 'comparison': images that some were compared with, to know what the index should find. */
+  phase: 'rows' | 'comparison';
   done: number;
   total: number;
 }
@@ -41,7 +41,7 @@ export interface Build {
   record: IndexRecord;
   /** False where it held every finished run already. */
   changed: boolean;
-  /** 'rebuilt': the runs that were in it are not the first of those that now count, or it was asked for. */
+  /** 'rebuilt': the runs that were in it are not the first of those that now count, its layout is an old one, or it was asked for. */
   how: 'built' | 'extended' | 'rebuilt' | 'unchanged';
 }
 
@@ -50,7 +50,7 @@ const keptMs = 86_400_000;
 
 /**
  * Brings the index of a fingerprint up to date. The store must be probed.
- * Throws ConfigError: 'no-run', 'index-busy'; Error where another process wrote to the table, or a part is damaged.
+ * Throws ConfigError: 'no-run', 'index-busy', 'other-version'; Error where another process wrote to the table, or a part is damaged.
  */
 export async function buildIndex(store: Store, options: BuildOptions): Promise<Build> {
   const { fingerprint } = options;
@@ -112,7 +112,7 @@ export async function writeGeneration(
       onProgress?.({ phase: 'rows', done, total });
     }
     const draft = {
-      v: 1 as const,
+      v: tableLayout,
       generation: (record?.generation ?? 0) + 1,
       model,
       images: writer.rows,
@@ -124,7 +124,7 @@ export async function writeGeneration(
     };
     const { isTidied, ...shape } = await fitIndex(writer, draft, base, {
       tidy: how === 'rebuilt',
-      onProgress: (asked, queries) => onProgress?.({ phase: 'queries', done: asked, total: queries }),
+      onProgress: (done, total) => onProgress?.({ phase: 'comparison', done, total }),
       signal,
     });
     const next: IndexRecord = { ...draft, ...shape, version: await writer.finish() };
@@ -167,7 +167,9 @@ async function planBuild(store: Store, { fingerprint, rebuild = false }: BuildOp
   if (!record) return { model, allRuns, record, how: 'built', runs: allRuns };
   const at = allRuns.findIndex(({ run }, place) => run !== record.runs[place]);
   const isWhole = record.runs.every((held) => allRuns.some(({ run }) => run === held));
-  if (rebuild || at === 0 || !isWhole) return { model, allRuns, record, how: 'rebuilt', runs: allRuns };
+  if (record.v > tableLayout && !rebuild) throw otherLayout(store, record);
+  if (rebuild || record.v !== tableLayout || at === 0 || !isWhole)
+    return { model, allRuns, record, how: 'rebuilt', runs: allRuns };
   if (at < 0) return { model, allRuns, record, how: 'unchanged' };
   return { model, allRuns, record, how: 'extended', runs: allRuns.slice(at) };
 }

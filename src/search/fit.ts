@@ -3,21 +3,21 @@ import {
   attemptsFor,
   bitsTried,
   isUntidy,
+  measuredQueries,
   partitionsFor,
-  queriesFor,
   type Shape,
   upkeepOf,
   wantedRecall,
 } from './kind.ts';
 import { LanceIndex, measuredK } from './lance-index.ts';
-import { answerQueries, drawQueries, missedOf } from './recall.ts';
+import { answerByScan, answerQueries, drawQueries, missedOf } from './recall.ts';
 import type { IndexRecord } from './search-index.ts';
 import type { TableWriter } from './writer.ts';
 
 export interface FitOptions {
   /** All is put in order, needed or not. */
   tidy: boolean;
-  /** Queries answered, of how many. */
+  /** Images that some were compared with, to know what the index should find; of how many. */
   onProgress: (done: number, total: number) => void;
   signal: AbortSignal | undefined;
 }
@@ -87,14 +87,16 @@ async function measure(
 ): Promise<Record<string, number> | undefined> {
   const indexWith = (parameters: Record<string, number>): LanceIndex =>
     new LanceIndex({ ...draft, kind: 'ivf-rq', parameters: { ...made, ...parameters } }, writer.table);
-  const queries = await drawQueries(indexWith({}), queriesFor(draft.images));
-  let answered = 0;
-  onProgress(0, queries.length);
-  const truths = await answerQueries(indexWith({}), queries, {
+  const queries = await drawQueries(indexWith({}), measuredQueries);
+  let compared = 0;
+  onProgress(0, draft.images);
+  const truths = await answerByScan(indexWith({}), queries, {
     k: measuredK,
-    exact: true,
     signal,
-    onAnswer: () => onProgress(++answered, queries.length),
+    onScanned: (images) => {
+      compared += images;
+      onProgress(compared, draft.images);
+    },
   });
   const wanted = truths.reduce((sum, { scores }) => sum + scores.length, 0);
   for (const parameters of attemptsFor(draft.images, made.partitions)) {

@@ -1,7 +1,7 @@
 /** The contract of search-index.ts, over a Lance table. */
 import { LRUCache } from 'lru-cache';
 import { ConfigError } from '../errors.ts';
-import { columnOf, decodeImages, decodeVectors, imageColumns, toUnit } from './arrow.ts';
+import { columnOf, decodeImages, decodeVectors, factsColumn, toUnit } from './arrow.ts';
 import { both, isOneOf, predicateOf, quote } from './filter.ts';
 import { fewImages } from './kind.ts';
 import type { ImageTable, Nearest, Selection } from './lance.ts';
@@ -32,7 +32,7 @@ export class LanceIndex implements SearchIndex {
     const k = request.k + without.length;
     const where = predicateOf(filter);
     const how = exact ? { exact } : await this.#breadthOf(k, where);
-    const nearest = this.#table.nearest({ vector, k, where, ...how }, imageColumns);
+    const nearest = this.#table.nearest({ vector, k, where, ...how }, [factsColumn]);
     const hits: Hit[] = [];
     for await (const batch of nearest) {
       signal?.throwIfAborted();
@@ -85,10 +85,19 @@ export class LanceIndex implements SearchIndex {
   }
 
   async *scan({ filter, signal }: { filter?: Filter; signal?: AbortSignal } = {}) {
-    const columns = [...imageColumns, 'vector'];
+    const columns = [factsColumn, 'vector'];
     for await (const batch of this.#table.select({ columns, where: predicateOf(filter) })) {
       signal?.throwIfAborted();
       yield { images: decodeImages(batch), vectors: decodeVectors(batch, this.record.model.dimension) };
+    }
+  }
+
+  async *scanVectors(signal?: AbortSignal) {
+    for await (const batch of this.#table.select({ columns: ['key', 'vector'] })) {
+      signal?.throwIfAborted();
+      const key = columnOf(batch, 'key');
+      const keys = Array.from({ length: batch.numRows }, (_, row) => String(key(row)));
+      yield { keys, vectors: decodeVectors(batch, this.record.model.dimension) };
     }
   }
 
@@ -136,7 +145,7 @@ export class LanceIndex implements SearchIndex {
 
   async #images(selection: Omit<Selection, 'columns'>): Promise<IndexedImage[]> {
     const images: IndexedImage[] = [];
-    for await (const batch of this.#table.select({ columns: imageColumns, ...selection }))
+    for await (const batch of this.#table.select({ columns: [factsColumn], ...selection }))
       images.push(...decodeImages(batch));
     return images;
   }

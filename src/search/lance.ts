@@ -177,7 +177,8 @@ export class ImageTable {
   /** Some columns of the rows that fit. */
   async *select({ columns, where, limit, orderBy }: Selection): AsyncGenerator<Batch> {
     const table = await this.#act(async (opened) => opened);
-    let query = table.query().select([...columns]);
+    // Lance cannot order by a column that it does not give.
+    let query = table.query().select([...new Set([...columns, ...(orderBy === undefined ? [] : [orderBy])])]);
     if (where !== undefined) query = query.where(where);
     if (orderBy !== undefined) query = query.orderBy({ columnName: orderBy });
     if (limit !== undefined) query = query.limit(limit);

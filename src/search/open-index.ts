@@ -5,8 +5,8 @@ import type { S3Options } from '../s3-client.ts';
 import type { Store } from '../stores/store.ts';
 import { ImageTable } from './lance.ts';
 import { LanceIndex } from './lance-index.ts';
-import { findRecord, listIndexes } from './record.ts';
-import type { SearchIndex } from './search-index.ts';
+import { findRecord, listIndexes, otherLayout } from './record.ts';
+import { type SearchIndex, tableLayout } from './search-index.ts';
 
 export interface OpenIndexOptions {
   s3: S3Options;
@@ -21,12 +21,13 @@ const attempts = 3;
 
 /**
  * The newest generation of an output's index. Throws ConfigError 'no-index', which names the command that builds it;
- * 'which-index' where there are several and nothing chooses one; 'no-run'.
+ * 'which-index' where there are several and nothing chooses one; 'other-version' where another version of lensmill built it; 'no-run'.
  */
 export async function openIndex(store: Store, options: OpenIndexOptions): Promise<SearchIndex> {
   const fingerprint = await chooseIndex(store, options);
   for (let attempt = 1; attempt <= attempts; attempt++) {
     const record = await findRecord(store, fingerprint);
+    if (record && record.v !== tableLayout) throw otherLayout(store, record);
     const place = { output: store.uri, fingerprint, s3: options.s3 };
     const table = record && (await ImageTable.openVersion(place, record.version));
     if (table) return new LanceIndex(record, table);

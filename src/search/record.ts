@@ -4,16 +4,17 @@
  */
 import pMap from 'p-map';
 import { z } from 'zod';
+import { ConfigError } from '../errors.ts';
 import { generationKey, generationsPrefix, indexesPrefix, numberOfKey } from '../layout.ts';
 import { identitySchema } from '../models/identity.ts';
 import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
-import type { IndexRecord } from './search-index.ts';
+import { type IndexRecord, tableLayout } from './search-index.ts';
 
 const count = z.int().nonnegative();
 
 const recordSchema: z.ZodType<IndexRecord> = z.object({
-  v: z.literal(1),
+  v: z.int().positive(),
   generation: z.int().positive(),
   model: identitySchema,
   images: count,
@@ -38,6 +39,18 @@ export async function findRecord(
   for await (const { key } of store.list(generationsPrefix(fingerprint)))
     newest = Math.max(newest, numberOfKey(key));
   return newest === 0 ? undefined : readJson(store, recordSchema, generationKey(fingerprint, newest));
+}
+
+/** Why an index cannot be read: its tables have the layout of another version. */
+export function otherLayout({ uri }: Store, { v, lensmill }: IndexRecord): ConfigError {
+  const remedy =
+    v < tableLayout
+      ? `bring it up to date with \`lensmill build-index ${uri}\``
+      : 'use that version, or a later one';
+  return new ConfigError(
+    'other-version',
+    `the index in ${uri} was built by lensmill ${lensmill}, whose tables this version does not read: ${remedy}`,
+  );
 }
 
 /** Makes a build visible. False where another builder made this generation: this one's is not to be seen. */

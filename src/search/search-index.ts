@@ -71,9 +71,13 @@ export interface SearchRequest {
 /** Chosen by size: docs/search.md says how. 'exact': no index is needed. */
 export type IndexKind = 'exact' | 'ivf-rq';
 
+/** How tables are laid out since arrow.ts was last changed; others are built anew, and not read. */
+export const tableLayout = 2;
+
 /** What stands in the store about an index: immutable, the newest one counts. */
 export interface IndexRecord {
-  v: 1;
+  /** The layout of its table. */
+  v: number;
   /** Counts up: each build that changed something makes the next. */
   generation: number;
   model: ModelIdentity;
@@ -106,16 +110,22 @@ export interface SearchIndex {
   list(options: { filter?: Filter; after?: string; limit: number }): Promise<IndexedImage[]>;
   /** All images with their embeddings, some thousand at a time, in no order. */
   scan(options?: { filter?: Filter; signal?: AbortSignal }): AsyncIterable<ScannedImages>;
+  /** As `scan`, of the keys of images alone: less to read. */
+  scanVectors(signal?: AbortSignal): AsyncIterable<ScannedVectors>;
   count(filter?: Filter): Promise<number>;
   /** How many images have each label as their first, most first. */
   countLabels(filter?: Filter): Promise<{ label: number; count: number }[]>;
   close(): Promise<void>;
 }
 
-export interface ScannedImages {
-  images: IndexedImage[];
+export interface ScannedVectors {
+  keys: string[];
   /** [images × dimension], row-major, each row with length 1. */
   vectors: Float32Array;
+}
+
+export interface ScannedImages extends Pick<ScannedVectors, 'vectors'> {
+  images: IndexedImage[];
 }
 
 /**
