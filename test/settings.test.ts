@@ -50,7 +50,10 @@ test('a variable with _FILE names a file that holds the value, and the two toget
     message: expect.stringMatching(/^REDIS_URL_FILE: .*token-none'.*ENOENT/),
   });
   writeFileSync(path, '\n');
-  expect(thrownBy(fromFile)).toMatchObject({ code: 'bad-secret-file', message: expect.stringContaining(path) });
+  expect(thrownBy(fromFile)).toMatchObject({
+    code: 'bad-secret-file',
+    message: expect.stringContaining(path),
+  });
   writeFileSync(path, 'too short\n');
   expect(thrownBy(fromFile)).toMatchObject({
     code: 'bad-setting',
