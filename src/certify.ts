@@ -6,6 +6,7 @@
  *   3. recall   does a search find the same images? Each image is searched for among the others.
  */
 import { setImmediate } from 'node:timers/promises';
+import { dot, toUnit } from './vectors.ts';
 
 /** Two of these are of the same images, in the same order. */
 export interface Rows {
@@ -142,22 +143,12 @@ function toUnits(embeddings: Float32Array, dimension: number): Units {
   const rows = new Float32Array(Math.ceil(images / abreast) * abreast * dimension);
   const broken = new Set<number>();
   for (let image = 0; image < images; image++) {
-    const embedding = embeddings.subarray(image * dimension, (image + 1) * dimension);
-    const length = Math.sqrt(dot(embedding, embedding));
-    if (length > 0 && Number.isFinite(length))
-      rows.set(
-        embedding.map((value) => value / length),
-        image * dimension,
-      );
+    const [first, end] = [image * dimension, (image + 1) * dimension];
+    const unit = embeddings.slice(first, end);
+    if (toUnit(unit)) rows.set(unit, first);
     else broken.add(image);
   }
   return { rows, broken };
-}
-
-function dot(a: Float32Array, b: Float32Array): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
-  return sum;
 }
 
 function compareLabels(

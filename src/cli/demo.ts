@@ -14,6 +14,7 @@ import { findRequest, findSuccess, type Run, type Success, sourceName } from '..
 import { sourceOptionsOf } from '../settings.ts';
 import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Store } from '../stores/store.ts';
+import { dot, toUnit } from '../vectors.ts';
 import { verifyRun } from '../verify.ts';
 import { addCommand, type Context, interruptedCode } from './command.ts';
 import { keepHeapSmall } from './heap.ts';
@@ -128,11 +129,13 @@ async function showResults(store: Store, run: Run, success: Success): Promise<st
         failed.push(`${id}: ${part.errors[row]}, ${part.messages[row]}`);
         continue;
       }
+      const unit = part.embeddings.slice(row * model.dimension, (row + 1) * model.dimension);
+      toUnit(unit);
       rows.push({
         name: basename(id),
         labels: part.labels.subarray(row * topK, (row + 1) * topK),
         scores: part.scores.subarray(row * topK, (row + 1) * topK),
-        unit: normalize(part.embeddings.subarray(row * model.dimension, (row + 1) * model.dimension)),
+        unit,
       });
     }
   }
@@ -175,15 +178,4 @@ function nextSteps(output: string, run: Run): string {
     `  npm run -s lensmill -- verify ${run.run} --output ${output}`,
     `The pictures are in ${sourceName(run)}`,
   ].join('\n');
-}
-
-function normalize(vector: Float32Array): Float32Array {
-  const length = Math.sqrt(dot(vector, vector)) || 1;
-  return vector.map((value) => value / length);
-}
-
-function dot(a: Float32Array, b: Float32Array): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
-  return sum;
 }

@@ -16,6 +16,7 @@ import {
   vectorFromArray,
 } from 'apache-arrow';
 import { fromHalf } from '../models/half.ts';
+import { toUnit } from '../vectors.ts';
 import type { IndexedImage } from './search-index.ts';
 
 /** Images with their embeddings as they are stored: [images × dimension] halves. */
@@ -127,14 +128,4 @@ export function decodeVectors(batch: Batch, dimension: number): Float32Array {
   if (filled !== batch.numRows) throw new Error(`${filled} embeddings for ${batch.numRows} images`);
   for (let row = 0; row < filled; row++) toUnit(vectors.subarray(row * dimension, (row + 1) * dimension));
   return vectors;
-}
-
-/** Gives a vector length 1, in place. False, and nothing is done, where it has no direction. */
-export function toUnit(vector: Float32Array): boolean {
-  let squares = 0;
-  for (const value of vector) squares += value * value;
-  const length = Math.sqrt(squares);
-  if (!(length > 0 && length < Number.POSITIVE_INFINITY)) return false;
-  for (let i = 0; i < vector.length; i++) vector[i] = (vector[i] as number) / length;
-  return true;
 }

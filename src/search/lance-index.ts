@@ -1,7 +1,8 @@
 /** The contract of search-index.ts, over a Lance table. */
 import { LRUCache } from 'lru-cache';
 import { ConfigError } from '../errors.ts';
-import { columnOf, decodeImages, decodeVectors, factsColumn, toUnit } from './arrow.ts';
+import { toUnit } from '../vectors.ts';
+import { columnOf, decodeImages, decodeVectors, factsColumn } from './arrow.ts';
 import { both, isOneOf, predicateOf, quote } from './filter.ts';
 import { fewImages } from './kind.ts';
 import type { ImageTable, Nearest, Selection } from './lance.ts';

@@ -3,7 +3,6 @@
 import { toHalf } from '../../src/models/half.ts';
 import { identify } from '../../src/models/identity.ts';
 import type { S3Options } from '../../src/s3-client.ts';
-import { toUnit } from '../../src/search/arrow.ts';
 import { type BuildProgress, writeGeneration } from '../../src/search/build.ts';
 import { rowsPerFile } from '../../src/search/kind.ts';
 import { takeLease } from '../../src/search/lease.ts';
@@ -12,6 +11,7 @@ import { imageKey, type RowBatch } from '../../src/search/rows.ts';
 import type { IndexedImage, IndexRecord } from '../../src/search/search-index.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { ModelIdentity } from '../../src/types.ts';
+import { toUnit } from '../../src/vectors.ts';
 import { makeRequest } from './requests.ts';
 
 export interface SyntheticIndex {
