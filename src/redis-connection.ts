@@ -10,6 +10,12 @@ import { explainRedisError } from './redis-errors.ts';
 export type RedisClient = Redis | Cluster;
 
 const connectMs = 5_000;
+/**
+ * Redis owes an answer for so long: another connection is tried. Of a network that swallows packets TCP tells nothing for a
+ * quarter of an hour, and when it is mended TCP may wait as long again as the outage was, since it doubles its pauses. A
+ * worker's locks have expired by then.
+ */
+const silenceMs = 10_000;
 const longestWaitMs = 2_000;
 /** A Cluster chooses a new primary in seconds; meanwhile a command is tried this often, for two minutes in all. */
 const failover = { everyMs: 200, times: 600 };
@@ -69,6 +75,7 @@ interface Manner {
 function connectTo(address: RedisAddress, { lazyConnect, waitMs }: Manner): RedisClient {
   const common = {
     connectTimeout: connectMs,
+    socketTimeout: silenceMs,
     maxRetriesPerRequest: null,
     ...address.login,
   };

@@ -13,6 +13,7 @@ import { LeaseLost } from '../src/lease.ts';
 import { silentLog } from '../src/log.ts';
 import { openQueue, type ShardQueue } from '../src/queue.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { startSilentProxy } from './helpers/silent-proxy.ts';
 
 let server: PrivateRedis;
 let redis: Redis;
@@ -35,7 +36,8 @@ afterAll(async () => {
 interface Bench {
   queue: ShardQueue;
   name: string;
-  consume(handlers: Partial<ConsumerHandlers>, concurrency?: number): Consumer;
+  /** `redisUrl`: another way to the Redis. */
+  consume(handlers: Partial<ConsumerHandlers>, concurrency?: number, redisUrl?: string): Consumer;
 }
 
 function newQueue(): Bench {
@@ -46,14 +48,17 @@ function newQueue(): Bench {
   return {
     queue,
     name,
-    consume(handlers, concurrency = 3) {
+    consume(handlers, concurrency = 3, redisUrl = server.url) {
       const nothing = async (): Promise<void> => undefined;
-      const consumer = consumeShards(address, {
-        concurrency,
-        queue,
-        log: silentLog,
-        handlers: { fits: () => true, onShard: nothing, onFinalize: nothing, ...handlers },
-      });
+      const consumer = consumeShards(
+        { ...address, redisUrl },
+        {
+          concurrency,
+          queue,
+          log: silentLog,
+          handlers: { fits: () => true, onShard: nothing, onFinalize: nothing, ...handlers },
+        },
+      );
       closing.push(() => consumer.close(0));
       return consumer;
     },
@@ -287,3 +292,18 @@ test('the finalize job reaches a worker, and closes the run', async () => {
 function* range(count: number): Iterable<number> {
   for (let n = 0; n < count; n++) yield n;
 }
+
+test('a connection to Redis that has gone silent is replaced, and shards are taken over the new one', async () => {
+  const proxy = await startSilentProxy(server.url);
+  closing.push(async () => proxy.close());
+  const { queue, consume } = newQueue();
+  const taken: number[] = [];
+  const onShard = async ({ shard }: TakenShard): Promise<void> => void taken.push(shard);
+  consume({ onShard }, 1, `redis://${proxy.address}`);
+  await enqueue(queue, 'r', 1);
+  await until(async () => taken.length === 1 && (await queue.counts('r')).active === 0);
+  proxy.silence();
+  await queue.enqueue('r', [1], limits);
+  await until(() => taken.length === 2);
+  expect(taken).toEqual([0, 1]);
+});
