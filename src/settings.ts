@@ -42,7 +42,7 @@ const byteSize = z.union([z.number(), text]).transform((value, context) => {
   return z.NEVER;
 });
 
-/** A worker has a third of this before it has a model. */
+/** A worker has 160 to 200 MB before it has a model. */
 const leastMemoryBytes = 256e6;
 
 const secondUnits = { ms: 1, s: 1e3, m: 60e3 } as const;

@@ -41,6 +41,8 @@ export interface EngineOptions {
   settings: EngineSettings;
   /** For so long after the start every image is decoded in a sandbox, and not only the suspect ones. */
   cautiousMs: number;
+  /** That it may count on; all, where it is left out. */
+  cores?: number;
   /** Something that the operator should know, once. */
   onNotice(notice: string): void;
 }
@@ -77,7 +79,7 @@ const slotsPerLane = 2;
 
 /** A run's model on a device; resolves when it is loaded and warm. Throws ConfigError 'device-failed', 'no-native-decoder', and those of the model. */
 export async function openEngine(store: Store, run: Run, options: EngineOptions): Promise<Engine> {
-  const { device, settings } = options;
+  const { device, settings, cores = availableParallelism() } = options;
   const { dimension, topK } = rowShape(run);
   const { crop } = run.model.preprocessing;
   const { reads, decoder } = settings;
@@ -86,8 +88,7 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
   const decoding = await describeDecoder(decoder, run.model.resizeMode);
   decoding.notices.forEach(options.onNotice);
   const modelPath = await obtainRowModel(store, run, settings);
-  const cores = availableParallelism();
-  const laneCount = countLanes(device, settings);
+  const laneCount = countLanes(device, settings, cores);
   // ONNX Runtime's own choice is a thread per physical core, and it takes two virtual cores for one: 8.6 against 16.7
   // images/s with ResNet-152.
   const threads = settings.threads || cores;

@@ -14,8 +14,12 @@ export type LaneSettings = Parameters<typeof sourceOptionsOf>[0] &
 const leastLanes = 2;
 
 /** As the user says, else as many as suit the device. */
-export function countLanes({ lanesPerCore }: Device, { lanes }: Pick<Settings, 'lanes'>): number {
-  return lanes || Math.max(leastLanes, Math.floor(availableParallelism() * lanesPerCore));
+export function countLanes(
+  { lanesPerCore }: Device,
+  { lanes }: Pick<Settings, 'lanes'>,
+  cores = availableParallelism(),
+): number {
+  return lanes || Math.max(leastLanes, Math.floor(cores * lanesPerCore));
 }
 
 /** They are polite to the web's hosts together. 'embed' needs the `sessions`, which are to be closed after them. */

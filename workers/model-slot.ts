@@ -18,6 +18,7 @@ export interface ModelSlotOptions {
   settings: EngineSettings;
   /** As `EngineOptions` has it. */
   cautiousMs: number;
+  cores: number;
   log: Logger;
   tally: Tally;
   /** A run's model is loaded and warm. */
@@ -42,6 +43,7 @@ export function openModelSlot({
   device,
   settings,
   cautiousMs,
+  cores,
   log,
   tally,
   onLoaded,
@@ -55,7 +57,7 @@ export function openModelSlot({
   async function open(run: Run): Promise<Engine> {
     const started = performance.now();
     const onNotice = (notice: string): void => log.warn(notice);
-    const opened = await openEngine(store, run, { device, settings, cautiousMs, onNotice });
+    const opened = await openEngine(store, run, { device, settings, cautiousMs, cores, onNotice });
     opened.lost.catch(onLost);
     tally.watch(opened);
     const { arrangement, lanes, decoder, batcher } = opened;

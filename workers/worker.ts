@@ -1,13 +1,14 @@
 /**
  * A worker process: takes shards from the queue and turns them into parts, until told to stop.
  *
- *   1. The parent (workers/supervisor.ts) sends `start` with everything it needs; nothing is read from env or argv.
+ *   1. The parent (workers/supervisor.ts) sends `work` with everything it needs; nothing is read from env or argv.
  *   2. The model of `run` is loaded if one is named, and `ready` is sent. What the operator must change is sent as
  *      `fatal`, now or later, and costs no shard.
  *   3. This main thread talks to Redis and the store and renews locks; lanes and the inference thread do the work, so it
  *      never blocks for long.
  *   4. SIGTERM, or a parent that is gone: no new shards; those in flight are finished, or handed back after the grace
  *      period, or at once with a second SIGTERM; then the threads end by themselves, and the process with them.
+ *      `finish` from the parent is that without a grace period: whatever is in flight is finished.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { consumeShards, NotForThisWorker } from '../src/consume.ts';
@@ -43,15 +44,30 @@ export interface WorkerOptions {
   run?: string;
   /** How long to decode in sandboxes: the process before this one crashed. */
   cautiousMs: number;
+  /** That it may count on. */
+  cores: number;
+  /** Of several on a machine, in every line that it logs. */
+  worker?: string;
   settings: WorkerSettings;
 }
+
+/** From the parent: first `work`, once. */
+export type WorkerOrder = { kind: 'work'; options: WorkerOptions } | { kind: 'finish' };
 
 /** Shards that one worker holds at once, so that the tail of one does not starve the device. */
 const shardsInFlight = 3;
 /** How long closing may take after the grace period, before the process is ended by force. */
 const closeMs = 5_000;
+/** Of Node's timers: 24 days. */
+const longestMs = 2 ** 31 - 1;
 
-process.once('message', (options: WorkerOptions) => {
+process.on('message', (order: WorkerOrder) => {
+  if (order.kind === 'work') start(order.options);
+});
+// Ctrl-C reaches every process of the terminal; the parent decides what it means.
+process.on('SIGINT', () => undefined);
+
+function start(options: WorkerOptions): void {
   work(options)
     .catch((error: unknown) => {
       report({ kind: 'fatal', error: portableOf(error) });
@@ -62,19 +78,16 @@ process.once('message', (options: WorkerOptions) => {
       // The threads have ended; what is left waits for a Redis that is gone.
       setTimeout(() => process.exit(), closeMs).unref();
     });
-});
-// Ctrl-C reaches every process of the terminal; the parent decides what it means.
-process.on('SIGINT', () => undefined);
+}
 
 async function work(options: WorkerOptions): Promise<void> {
-  const { settings } = options;
+  const { settings, output, cautiousMs, cores, worker } = options;
   const stop = stopRequest();
   const pulse = startPulse((pulse) => report({ kind: 'pulse', pulse }));
-  const log = openLog(settings.logLevel, (line) => process.stderr.write(line));
+  const log = openLog(settings.logLevel, (line) => process.stderr.write(line), worker ? { worker } : {});
   const { device, reason } = resolveDevice(settings.device);
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
 
-  const { output, cautiousMs } = options;
   const s3 = s3OptionsOf(settings);
   const store = openStore(output, s3);
   // A process that was started for a run has been loading since its start.
@@ -92,6 +105,7 @@ async function work(options: WorkerOptions): Promise<void> {
       device,
       settings,
       cautiousMs,
+      cores,
       log,
       tally,
       onLoaded: (model) => report({ kind: 'model', model }),
@@ -174,7 +188,11 @@ async function consumeUntil(
   pulse.watch(consumer);
   report({ kind: 'ready', device: models.device.name });
 
-  await Promise.race([aborted(stop.signal), broken.promise]);
+  await Promise.race([aborted(stop.signal), aborted(stop.finish), broken.promise]);
+  if (stop.finish.aborted && !stop.signal.aborted) {
+    log.info('finishing');
+    await Promise.race([consumer.close(longestMs), aborted(stop.signal)]);
+  }
   log.info('stopping');
   const { graceMs } = options.settings;
   const drained = consumer.close(graceMs);
@@ -202,18 +220,24 @@ async function consumeUntil(
 }
 
 interface StopRequest {
-  /** The parent says so, or is gone. */
+  /** The parent wants another process in our place. */
+  finish: AbortSignal;
+  /** SIGTERM, or the parent is gone. */
   signal: AbortSignal;
-  /** The parent says so again. */
+  /** SIGTERM again. */
   hurry: AbortSignal;
 }
 
 function stopRequest(): StopRequest {
+  const finish = new AbortController();
   const first = new AbortController();
   const second = new AbortController();
+  process.on('message', ({ kind }: WorkerOrder) => {
+    if (kind === 'finish') finish.abort();
+  });
   process.on('SIGTERM', () => (first.signal.aborted ? second : first).abort());
   process.on('disconnect', () => first.abort());
-  return { signal: first.signal, hurry: second.signal };
+  return { finish: finish.signal, signal: first.signal, hurry: second.signal };
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

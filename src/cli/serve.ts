@@ -1,15 +1,14 @@
 /** `lensmill serve`: the API and the page of an output, until it is stopped. */
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { hostname } from 'node:os';
 import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
-import { errnoOf } from '../errno.ts';
-import { ConfigError, messageOf } from '../errors.ts';
+import { messageOf } from '../errors.ts';
 import { queueOf } from '../producer/drive.ts';
 import { checkRedis } from '../redis-connection.ts';
 import { s3OptionsOf } from '../settings.ts';
 import { isLoopback, newToken } from '../web/access.ts';
+import { explainListening, shownHost } from '../web/listening.ts';
 import { openServer } from '../web/server.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
@@ -66,7 +65,7 @@ export function addServeCommand(program: Command): void {
         });
         try {
           await server.listen({ host, port }).catch((error) => {
-            throw explainListening(error, host, port);
+            throw explainListening(error, { host, port, flag: '--port' });
           });
           if (!isLoopback(host)) {
             log.warn(
@@ -97,35 +96,4 @@ async function queueAddress({ settings, log }: Context, name: string) {
     log.warn({ error: messageOf(error) }, 'runs are shown by the store until Redis answers'),
   );
   return { redisUrl: settings.redis, name };
-}
-
-/** As others call it: an address that stands for all addresses is none to connect to. */
-function shownHost(host: string): string {
-  if (host === '0.0.0.0' || host === '::') return hostname();
-  return host.includes(':') ? `[${host}]` : host;
-}
-
-function explainListening(error: unknown, host: string, port: number): unknown {
-  const answers: Record<string, readonly [code: string, message: string]> = {
-    EADDRINUSE: [
-      'port-in-use',
-      `--port: something listens at ${host}:${port} already; another server of an output wants another --port, or 0 for any`,
-    ],
-    EACCES: [
-      'port-refused',
-      `--port: this user may not listen at ${port}; ports above 1023 are for everybody`,
-    ],
-    EADDRNOTAVAIL: [
-      'no-such-address',
-      `--host: '${host}' is no address of this machine; 127.0.0.1 and 0.0.0.0 always are`,
-    ],
-    ENOTFOUND: [
-      'no-such-address',
-      `--host: '${host}' is no address of this machine; 127.0.0.1 and 0.0.0.0 always are`,
-    ],
-  };
-  const [code, message] = answers[errnoOf(error) ?? ''] ?? [];
-  return code !== undefined && message !== undefined
-    ? new ConfigError(code, message, { cause: error })
-    : error;
 }

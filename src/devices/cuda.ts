@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import type { Device } from './device.ts';
 import { whyNoProvider } from './libraries.ts';
+import { whyAllHidden } from './visible-gpus.ts';
 
 export function cuda(deviceId: number): Device {
   return {
@@ -24,5 +25,5 @@ export function whyNoCuda(): string | undefined {
 
 export function whyNoGpu(): string | undefined {
   const isVisible = ['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path));
-  return isVisible ? undefined : 'no NVIDIA GPU is visible';
+  return isVisible ? whyAllHidden() : 'no NVIDIA GPU is visible';
 }

@@ -1,0 +1,182 @@
+/**
+ * The workers of one machine: a process for each device, each under a supervisor of its own, and what is known of them.
+ *
+ * A worker that is given up (its GPU fell off the bus, say) stops no other: the others go on, `workers` says so, and whoever waits for
+ * the end learns it. Where all are given up, that is the end.
+ */
+import { availableParallelism } from 'node:os';
+import type { WorkerDevice } from '../src/devices/list-devices.ts';
+import { messageOf } from '../src/errors.ts';
+import type { Logger } from '../src/log.ts';
+import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
+import type { LoadedModel, Pulse, WorkerReport } from '../src/worker-reports.ts';
+import { type RestartCause, type Supervisor, superviseWorker } from './supervisor.ts';
+import type { WorkerOptions } from './worker.ts';
+
+export interface PoolOptions extends Omit<WorkerOptions, 'cautiousMs' | 'cores' | 'worker' | 'run'> {
+  devices: readonly WorkerDevice[];
+  /** Of each process. */
+  maxMemoryBytes?: number | undefined;
+}
+
+/** Who counts what the workers do, such as `WorkerMetrics`. `worker` is a name as `WorkerDevice` has it. */
+export interface PoolObserver {
+  note(worker: string, report: WorkerReport): void;
+  restarted(worker: string, cause: RestartCause): void;
+  /** It was given up, or has ended. */
+  gone(worker: string): void;
+}
+
+/** One device's worker, by its processes so far. */
+export interface PoolWorker extends Readonly<WorkerDevice> {
+  /** starting: it takes no shards yet. restarting: its process ended, another follows. ended: by itself, or `failure` says why. */
+  phase: 'starting' | 'ready' | 'restarting' | 'ended';
+  /** When the process that runs now last told anything, or was started; as `performance.now()`. */
+  heardAt: number;
+  /** Of the process that runs now. */
+  model?: LoadedModel | undefined;
+  pulse?: Pulse | undefined;
+  failure?: Error;
+  images: { ok: number; failed: number; gone: number };
+  shards: { done: number; failed: number; handedBack: number; lost: number };
+  restarts: Record<RestartCause, number>;
+  measures: Measures;
+}
+
+export interface Pool {
+  readonly workers: readonly Readonly<PoolWorker>[];
+  /** Nothing runs before. */
+  start(): void;
+  /** It was told to stop. */
+  readonly isStopping: boolean;
+  /** Resolves when all have ended, after `stop` or otherwise; rejects when all were given up, with the reason of the first. */
+  readonly ended: Promise<void>;
+  /** As `Supervisor.stop`, of all. */
+  stop(): void;
+}
+
+export function openPool(
+  { devices, maxMemoryBytes, settings, ...options }: PoolOptions,
+  {
+    log,
+    writeLine,
+    observer,
+  }: { log: Logger; writeLine(line: string): void; observer?: PoolObserver | undefined },
+): Pool {
+  let isStopping = false;
+  const workers = devices.map(newWorker);
+  let supervisors: Supervisor[] = [];
+  const ended = Promise.withResolvers<void>();
+
+  function supervise(worker: PoolWorker, at: number): Supervisor {
+    const { name, device } = worker;
+    const own = log.child({ worker: name });
+    const supervisor = superviseWorker(
+      { ...options, settings: { ...settings, device }, worker: name, cores: coresOf(at, devices.length) },
+      {
+        log: own,
+        writeLine,
+        maxMemoryBytes,
+        onReport(report) {
+          note(worker, report);
+          if (report.kind === 'ready')
+            own.info({ device: report.device, output: options.output, queue: options.queue }, 'worker ready');
+          observer?.note(name, report);
+        },
+        onRestart(cause) {
+          worker.restarts[cause] += 1;
+          Object.assign(worker, {
+            phase: 'restarting',
+            model: undefined,
+            pulse: undefined,
+          } satisfies Partial<PoolWorker>);
+          observer?.restarted(name, cause);
+        },
+      },
+    );
+    supervisor.ended
+      .catch((error) => {
+        worker.failure = error;
+        const left = workers.filter(({ phase, failure }) => phase !== 'ended' && !failure).length;
+        own.error({ error: messageOf(error), left }, 'worker given up');
+      })
+      .finally(() => {
+        Object.assign(worker, {
+          phase: 'ended',
+          model: undefined,
+          pulse: undefined,
+        } satisfies Partial<PoolWorker>);
+        observer?.gone(name);
+      });
+    return supervisor;
+  }
+
+  async function untilEnded(): Promise<void> {
+    const ends = await Promise.allSettled(supervisors.map(({ ended }) => ended));
+    const failures = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason] : []));
+    if (failures.length === ends.length) throw failures[0];
+  }
+
+  return {
+    workers,
+    start() {
+      supervisors = workers.map(supervise);
+      untilEnded().then(ended.resolve, ended.reject);
+    },
+    get isStopping() {
+      return isStopping;
+    },
+    ended: ended.promise,
+    stop() {
+      isStopping = true;
+      for (const supervisor of supervisors) supervisor.stop();
+    },
+  };
+}
+
+function newWorker({ name, device }: WorkerDevice): PoolWorker {
+  return {
+    name,
+    device,
+    phase: 'starting',
+    heardAt: performance.now(),
+    images: { ok: 0, failed: 0, gone: 0 },
+    shards: { done: 0, failed: 0, handedBack: 0, lost: 0 },
+    restarts: { crash: 0, memory: 0, store: 0 },
+    measures: noMeasures,
+  };
+}
+
+function note(worker: PoolWorker, report: WorkerReport): void {
+  worker.heardAt = performance.now();
+  switch (report.kind) {
+    case 'ready':
+      worker.phase = 'ready';
+      break;
+    case 'model':
+      worker.model = report.model;
+      break;
+    case 'pulse':
+      worker.pulse = report.pulse;
+      break;
+    case 'shard left':
+      worker.shards[report.how === 'handed back' ? 'handedBack' : report.how] += 1;
+      break;
+    case 'shard done': {
+      const { images, measures } = report.shard;
+      worker.shards.done += 1;
+      for (const how of ['ok', 'failed', 'gone'] as const) worker.images[how] += images[how];
+      worker.measures = addMeasures(worker.measures, measures);
+      break;
+    }
+    case 'fatal':
+      break;
+  }
+}
+
+/** The cores of this process, shared out; at least one each. */
+function coresOf(at: number, workers: number): number {
+  const cores = availableParallelism();
+  const first = Math.floor((at * cores) / workers);
+  return Math.max(1, Math.floor(((at + 1) * cores) / workers) - first);
+}
