@@ -84,6 +84,8 @@ export interface ShardQueue {
   dropJobs(run: string): Promise<void>;
   /** A finished run: its jobs and its line in the register go. */
   closeRun(run: string): Promise<void>;
+  /** A run's queue as BullMQ has it, for a dashboard that knows BullMQ; opened without a write, and closed with this at the latest. */
+  viewOf(run: string): Queue;
   close(): Promise<void>;
 }
 
@@ -215,6 +217,13 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       await queues.get(run)?.close();
       queues.delete(run);
       atStep('run closed', run);
+    },
+
+    viewOf(run) {
+      // A queue that writes its own settings would leave a key behind of a run that has just ended.
+      const view = new Queue(runQueue(name, run), { connection: redis, prefix, skipMetasUpdate: true });
+      view.on('error', () => undefined);
+      return view;
     },
 
     async close() {

@@ -442,6 +442,13 @@ export const settingsTable = {
     default: undefined,
     secret: 'whole',
   }),
+  queueDashboard: setting({
+    flag: '--queue-dashboard',
+    env: 'LENSMILL_QUEUE_DASHBOARD',
+    help: 'the jobs of the runs that are open, at /queues, to look at (bull-board); wants --redis',
+    parse: flagValue,
+    default: 'false',
+  }),
   maxUploadBytes: setting({
     flag: '--max-upload <size>',
     env: 'LENSMILL_MAX_UPLOAD',

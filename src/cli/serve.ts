@@ -26,6 +26,7 @@ export function addServeCommand(program: Command): void {
       'maxUploadBytes',
       'redis',
       'queue',
+      'queueDashboard',
       'pricePerHour',
       'device',
       'threads',
@@ -47,6 +48,12 @@ export function addServeCommand(program: Command): void {
       const settings = { ...context.settings, output: output ?? context.settings.output };
       const { host, port, token = newToken() } = settings;
       const { device } = resolveDevice(settings.device);
+      if (settings.queueDashboard && settings.redis === undefined) {
+        throw new ConfigError(
+          'missing-setting',
+          '--queue-dashboard shows what is in Redis: name it by --redis (or set REDIS_URL)',
+        );
+      }
       const store = await openOutput(settings);
       try {
         const server = await openServer({
@@ -61,6 +68,7 @@ export function addServeCommand(program: Command): void {
           host,
           token,
           queue: await queueAddress({ ...context, settings }, queueOf(settings, store)),
+          queueBoard: settings.queueDashboard,
           log,
         });
         try {
@@ -74,8 +82,15 @@ export function addServeCommand(program: Command): void {
             );
           }
           const { port: bound } = server.server.address() as AddressInfo; // it listens at a port
-          const url = `http://${shownHost(host)}:${bound}/#token=${token}`;
-          print({ url, output: store.uri }, `${store.uri} is served at\n  ${url}\nStop it with Ctrl-C.`);
+          const place = `http://${shownHost(host)}:${bound}`;
+          const url = `${place}/#token=${token}`;
+          const queues = settings.queueDashboard
+            ? `and, to a browser that was there, its queue at\n  ${place}/queues\n`
+            : '';
+          print(
+            { url, output: store.uri },
+            `${store.uri} is served at\n  ${url}\n${queues}Stop it with Ctrl-C.`,
+          );
           if (!context.interrupted.aborted) await once(context.interrupted, 'abort');
           terminal.show(undefined);
           return exitCodes.done;

@@ -24,7 +24,7 @@ import { mapRoutes } from './map.ts';
 import { openMapMaker } from './map-maker.ts';
 import { registerOpenApi } from './openapi.ts';
 import { pageRoutes } from './page.ts';
-import { problemOf, Refusal } from './problems.ts';
+import { type FailedReply, problemOf, Refusal } from './problems.ts';
 import { parseQueryString } from './queries.ts';
 import { openProgress } from './run-progress.ts';
 import { openRunWatch } from './run-watch.ts';
@@ -47,6 +47,8 @@ export interface ServerOptions {
   token: string;
   /** Where runs under way are looked up; else only the store tells of them. */
   queue?: QueueAddress | undefined;
+  /** bull-board over that queue, at /queues. */
+  queueBoard?: boolean;
   log: Logger;
   /** Of the built page; else the one beside this module. */
   pageFolder?: string;
@@ -72,6 +74,7 @@ export async function openServer({
   host,
   token,
   queue,
+  queueBoard = false,
   log,
   pageFolder,
 }: ServerOptions): Promise<FastifyInstance> {
@@ -111,12 +114,16 @@ export async function openServer({
     ]);
   });
 
-  const answerProblem = (error: unknown, reply: FastifyReply): FastifyReply => {
-    const { problem, headers } = problemOf(error);
-    const isGone = reply.raw.destroyed;
+  const tellProblem = (error: unknown, isGone: boolean): FailedReply => {
+    const failed = problemOf(error);
+    const { problem } = failed;
     if (problem.code === 'internal' && !isGone) log.error({ err: error }, 'request failed');
     else if (error instanceof ConfigError && problem.status === 503)
       log.warn({ code: problem.code, error: problem.message }, 'request not done');
+    return failed;
+  };
+  const answerProblem = (error: unknown, reply: FastifyReply): FastifyReply => {
+    const { problem, headers } = tellProblem(error, reply.raw.destroyed);
     // Serialised here: the schema of a route need not know it.
     return reply.code(problem.status).headers(headers).type('application/json').send(JSON.stringify(problem));
   };
@@ -168,6 +175,21 @@ export async function openServer({
     },
     { prefix: '/api' },
   );
+  if (queue && queueBoard) {
+    const board = await import('./queue-board.ts');
+    await app.register(
+      async (guarded) => {
+        guarded.addHook('onRequest', async (_request, reply) => reply.helmet(boardHeaders));
+        // Answered here: bull-board has an error handler of its own, which knows no headers.
+        guarded.addHook('onRequest', (request, reply) =>
+          checkAccess(request).catch((error) => answerProblem(error, reply)),
+        );
+        guarded.setNotFoundHandler(unknownRoute);
+        await guarded.register(board.queueBoard(queue, (error) => tellProblem(error, false).problem));
+      },
+      { prefix: board.boardPath },
+    );
+  }
   app.setNotFoundHandler(unknownRoute);
   await app.register(pageRoutes(pageFolder));
   await openFirst(serving);
@@ -197,19 +219,22 @@ function tooMany(ttlMs: number): Refusal {
 }
 
 /** Nothing runs or is shown but what this server sent, and nobody frames it. */
+const directives = {
+  'default-src': ["'self'"],
+  'img-src': ["'self'", 'data:', 'blob:'],
+  'object-src': ["'none'"],
+  'base-uri': ["'none'"],
+  'form-action': ["'none'"],
+  'frame-ancestors': ["'none'"],
+};
 const headersPolicy = {
-  contentSecurityPolicy: {
-    useDefaults: false,
-    directives: {
-      'default-src': ["'self'"],
-      'img-src': ["'self'", 'data:', 'blob:'],
-      'object-src': ["'none'"],
-      'base-uri': ["'none'"],
-      'form-action': ["'none'"],
-      'frame-ancestors': ["'none'"],
-    },
-  },
+  contentSecurityPolicy: { useDefaults: false, directives },
   // For https they are the business of what ends TLS.
   strictTransportSecurity: false,
   referrerPolicy: { policy: 'no-referrer' as const },
+};
+
+/** bull-board's page finds its files by a `<base>`. */
+const boardHeaders = {
+  contentSecurityPolicy: { useDefaults: false, directives: { ...directives, 'base-uri': ["'self'"] } },
 };
