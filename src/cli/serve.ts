@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import type { Command } from 'commander';
 import { resolveDevice } from '../devices/resolve-device.ts';
-import { messageOf } from '../errors.ts';
+import { ConfigError, messageOf } from '../errors.ts';
 import { queueOf } from '../producer/drive.ts';
 import { checkRedis } from '../redis-connection.ts';
 import { s3OptionsOf } from '../settings.ts';
