@@ -2,15 +2,17 @@
 import type { Measures } from './measures.ts';
 
 /** Where the device's time goes that it does not work in; 'device' where there is hardly any. */
-export type Limit =
-  | 'device'
-  | 'decoding'
-  | 'lanes'
-  | 'reading'
-  | 'writing'
-  | 'main thread'
-  | 'queue'
-  | 'loading';
+export const limits = [
+  'device',
+  'decoding',
+  'lanes',
+  'reading',
+  'writing',
+  'main thread',
+  'queue',
+  'loading',
+] as const;
+export type Limit = (typeof limits)[number];
 
 /** From here on something counts as always busy: the ends of shards and the noise of clocks take the rest. */
 const fullShare = 0.9;
