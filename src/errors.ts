@@ -42,6 +42,17 @@ export class ConfigError extends Error {
   }
 }
 
+/** An image that was asked for by its name cannot be had. */
+export class ImageError extends Error {
+  override name = 'ImageError';
+  readonly code: FailureCode;
+
+  constructor(id: string, { error, message }: Failure) {
+    super(`${id}: ${error}, ${message}`);
+    this.code = error;
+  }
+}
+
 /**
  * A shard met what only the operator can mend, and what every other shard of its run would meet too: a key that expired, a
  * bucket that is gone, a full disk. The run is blocked with this reason, and no shard is burnt.

@@ -1,7 +1,7 @@
 /** Images by run and id: where the plan of a run says that they are. */
 import { LRUCache } from 'lru-cache';
 import { ConfigError } from './errors.ts';
-import { findFirst, type PageIndex, readSlice, requirePage } from './page.ts';
+import { findFirst, type PageIndex, readSlice, requirePage, shardsPerPage } from './page.ts';
 import { type Run, readRun } from './run.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
@@ -10,6 +10,8 @@ import { compareBytewise } from './uri.ts';
 export interface ItemFinder {
   /** In the plan of the run, or in those that it goes on from. Throws ConfigError 'no-run', 'not-planned', 'no-image'. */
   find(run: string, id: string): Promise<{ run: Run; item: Item }>;
+  /** In the plan of this run alone; its row is in the part of that shard. */
+  findIn(run: Run, id: string): Promise<{ item: Item; shard: number } | undefined>;
 }
 
 /** Of each kind of what was read: shards of 512 items, 100 KB in the store, make 20 MB. */
@@ -24,7 +26,7 @@ export function openItemFinder(store: Store): ItemFinder {
   const pages = keeper<PageIndex>();
   const shards = keeper<Item[]>();
 
-  async function findIn(run: Run, id: string): Promise<Item | undefined> {
+  async function findIn(run: Run, id: string): Promise<{ item: Item; shard: number } | undefined> {
     const pageOf = (page: number): Promise<PageIndex> =>
       pages(`${run.run}/${page}`, () => requirePage(store, run, page));
     const page = await findFirst(
@@ -44,15 +46,17 @@ export function openItemFinder(store: Store): ItemFinder {
       index.shards.length - 1,
       async (at) => compareBytewise((await itemsOf(at)).at(-1)?.id ?? '', id) >= 0,
     );
-    return (await itemsOf(shard)).find((item) => item.id === id);
+    const item = (await itemsOf(shard)).find((one) => one.id === id);
+    return item && { item, shard: page * shardsPerPage + shard };
   }
 
   return {
+    findIn,
     async find(asked, id) {
       for (let next: string | null = asked; next !== null; ) {
         const name: string = next;
         const run: Run = await runs(name, () => readRun(store, name));
-        const item = await findIn(run, id);
+        const item = (await findIn(run, id))?.item;
         if (item?.gone) throw new ConfigError('no-image', `'${id}' was gone when run ${run.run} was planned`);
         if (item) return { run, item };
         next = run.since;

@@ -46,8 +46,9 @@ const byteSize = z.union([z.number(), text]).transform((value, context) => {
 const leastMemoryBytes = 256e6;
 
 const secondUnits = { ms: 1, s: 1e3, m: 60e3 } as const;
-const durationMs = z.union([z.number(), text]).transform((value, context) => {
-  const match = /^([0-9.]+)\s*(ms|s|m)$/.exec(String(value));
+const durationMs = z.union([z.number().min(0), text]).transform((value, context) => {
+  if (typeof value === 'number') return value;
+  const match = /^([0-9.]+)\s*(ms|s|m)$/.exec(value);
   if (match) return Number(match[1]) * secondUnits[match[2] as keyof typeof secondUnits];
   context.addIssue({ code: 'custom', message: 'expected a duration such as 500ms, 30s or 2m' });
   return z.NEVER;

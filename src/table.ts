@@ -6,9 +6,9 @@
  * All runs are ordered alike, by id, so they are joined as they stream; in memory are the ids of a few parts of each.
  */
 import { pMapIterable } from 'p-map';
-import type { FailureCode } from './errors.ts';
+import { ConfigError, type FailureCode } from './errors.ts';
 import { openPart, type PartItems } from './part-footer.ts';
-import type { RunRequest } from './run.ts';
+import { findSuccess, listRuns, type RunRequest, readRequest } from './run.ts';
 import type { Store } from './stores/store.ts';
 import { compareBytewise } from './uri.ts';
 import {
@@ -43,6 +43,24 @@ export interface TableRow {
 
 /** Parts of one run that are read ahead. */
 const readAhead = 8;
+
+/** The run that is asked for, else the only one, or the last of the only chain of increments. Throws ConfigError 'no-run' or 'which-run'. */
+export async function runOf(store: Store, asked?: unknown): Promise<string> {
+  if (typeof asked === 'string') return asked;
+  const requests = await Promise.all((await listRuns(store)).map((run) => readRequest(store, run)));
+  const finished = await Promise.all(requests.map(({ run }) => findSuccess(store, run)));
+  const continued = new Set(requests.filter((_, at) => finished[at]).map(({ since }) => since));
+  // The rows of a retry are in the view of the run that it mends, those of a run in the table of the one that goes on from it.
+  const runs = requests.flatMap(({ run, retryOf }) => (retryOf === null && !continued.has(run) ? [run] : []));
+  const [only] = runs;
+  if (only === undefined) throw new ConfigError('no-run', `no runs in ${store.uri}`);
+  if (runs.length > 1)
+    throw new ConfigError(
+      'which-run',
+      `${store.uri} holds ${runs.length} runs: choose with --run ${runs.join(' | ')}`,
+    );
+  return only;
+}
 
 /** Throws ConfigError 'no-run', 'not-planned' or 'not-finished' where the run, or one before it, is not whole. */
 export async function openTable(store: Store, id: string): Promise<Table> {

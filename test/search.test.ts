@@ -4,13 +4,14 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { filterOf } from '../src/cli/filters.ts';
-import { embedQueries, findQuery } from '../src/cli/queries.ts';
+import { findQuery } from '../src/cli/queries.ts';
 import { columnsOf } from '../src/cli/text-table.ts';
 import { cpu } from '../src/devices/cpu.ts';
 import { findLabels } from '../src/models/labels.ts';
 import type { Run } from '../src/run.ts';
 import { buildIndex } from '../src/search/build.ts';
 import { openIndex } from '../src/search/open-index.ts';
+import { embedQueries } from '../src/search/queries.ts';
 import type { IndexedImage, SearchIndex } from '../src/search/search-index.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { openEmbedder } from '../workers/embedder.ts';
@@ -173,8 +174,9 @@ describe('a word to search by is', () => {
     const index = await open();
     const search = async (flags: object) => {
       const { settings, interrupted } = contextOf({ device: 'cpu', cacheDir: cache, ...flags });
-      const openAny = () => openEmbedder(store, run, { device: cpu, settings, onNotice: () => undefined });
-      return embedQueries(index, [await findQuery(index, `${server.url}/a.jpg`)], openAny, interrupted);
+      const query = await findQuery(index, `${server.url}/a.jpg`);
+      const embedder = await openEmbedder(store, run, { device: cpu, settings, onNotice: () => undefined });
+      return embedQueries(index, [query], embedder.embed, interrupted).finally(embedder.close);
     };
     await expect(search({})).rejects.toMatchObject({ name: 'ConfigError', code: 'not-allowed' });
     await expect(search({ allowHosts: [server.host] })).rejects.toMatchObject({

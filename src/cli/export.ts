@@ -5,10 +5,10 @@ import { ConfigError } from '../errors.ts';
 import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
 import { labelsOf } from '../models/labels.ts';
 import { readRequest } from '../run.ts';
-import { openTable, tableParts } from '../table.ts';
+import { openTable, runOf, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput, runOf } from './output.ts';
+import { openOutput } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addExportCommand(program: Command): void {

@@ -1,8 +1,8 @@
 /** What `search` and `duplicates` take alike: which images are meant. */
 import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
-import { retryNumber } from '../layout.ts';
 import { findLabels } from '../models/labels.ts';
+import { heldRuns } from '../search/record.ts';
 import type { Filter, IndexRecord } from '../search/search-index.ts';
 import { settingsTable } from '../settings.ts';
 
@@ -33,7 +33,7 @@ export function filterOf(
     if (found.length > 1) onNotice(`'${text}' names classes ${found.join(' and ')}: both are meant`);
     return found;
   });
-  const runs = textsOf(options.run)?.flatMap((run) => runsOf(run, record));
+  const runs = textsOf(options.run)?.flatMap((run) => heldRuns(run, record));
   const filter: { [Name in keyof Filter]: Filter[Name] | undefined } = {
     labels,
     prefix: typeof options.prefix === 'string' ? options.prefix : undefined,
@@ -46,13 +46,6 @@ export function filterOf(
   };
   // Only what was given.
   return Object.fromEntries(Object.entries(filter).filter(([, value]) => value !== undefined)) as Filter;
-}
-
-/** A run, and its retries. Throws ConfigError 'no-run' where the index does not hold it. */
-function runsOf(run: string, { runs }: IndexRecord): string[] {
-  const meant = runs.filter((held) => held === run || retryNumber(run, held) !== undefined);
-  if (meant.length > 0) return meant;
-  throw new ConfigError('no-run', `--run: the index holds no run ${run}; it holds ${runs.join(', ')}`);
 }
 
 /** A day begins in UTC, as the runs' own times are told. */

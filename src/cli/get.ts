@@ -2,10 +2,8 @@
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
-import { fetchItem } from '../fetch.ts';
-import { openItemFinder } from '../find-item.ts';
+import { readImage } from '../read-image.ts';
 import { sourceOptionsOf } from '../settings.ts';
-import { openSource } from '../sources/open-source.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
@@ -27,23 +25,19 @@ export function addGetCommand(program: Command): void {
     async act({ settings, print, interrupted }, [id = '', image = ''], { to }) {
       const store = await openOutput(settings);
       try {
-        const { run, item } = await openItemFinder(store).find(id, image);
-        const source = openSource(run.source, sourceOptionsOf(settings));
-        try {
-          const options = { maxBytes: run.maxBytes, timeoutMs: settings.readTimeoutMs, signal: interrupted };
-          const fetched = await fetchItem(source, item, options);
-          if ('error' in fetched) throw new Error(`${image}: ${fetched.error}, ${fetched.message}`);
-          const { content, bytes, sha256 } = fetched;
-          if (typeof to === 'string') {
-            await writeNew(to, content);
-            print({ run: run.run, id: image, bytes, sha256, to }, `${to}: ${bytes} bytes`);
-          } else {
-            process.stdout.write(content);
-          }
-          return exitCodes.done;
-        } finally {
-          await source.close();
+        const { run, content, bytes, sha256 } = await readImage(
+          store,
+          { run: id, id: image },
+          sourceOptionsOf(settings),
+          { timeoutMs: settings.readTimeoutMs, signal: interrupted },
+        );
+        if (typeof to === 'string') {
+          await writeNew(to, content);
+          print({ run: run.run, id: image, bytes, sha256, to }, `${to}: ${bytes} bytes`);
+        } else {
+          process.stdout.write(content);
         }
+        return exitCodes.done;
       } finally {
         await store.close();
       }

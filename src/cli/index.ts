@@ -1,9 +1,6 @@
 /** `lensmill index`: plan, local worker, progress and finalize in one. */
 import type { Command } from 'commander';
-import { requirePrecision } from '../devices/device.ts';
-import { resolveDevice } from '../devices/resolve-device.ts';
-import { requireRealDevice } from '../devices/sleep.ts';
-import { driveRun } from '../producer/drive.ts';
+import { driveRun, requireDevice } from '../producer/drive.ts';
 import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
 import type { Run } from '../run.ts';
 import { s3OptionsOf } from '../settings.ts';
@@ -40,10 +37,7 @@ export function addIndexCommand(program: Command): void {
     ],
     async act(context, sources, options) {
       const { settings } = context;
-      const { device } = resolveDevice(settings.device);
-      requireRealDevice(device, settings.model);
-      // Known before images are calibrated on; what else a model is, its first shard would find out.
-      if (settings.precision === 'int8') requirePrecision(device, 'int8');
+      requireDevice(settings);
       const store = await openOutput(settings);
       try {
         keepHeapSmall();

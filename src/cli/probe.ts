@@ -18,11 +18,11 @@ import { readHead } from '../producer/head.ts';
 import { readRequest } from '../run.ts';
 import { sourceOptionsOf } from '../settings.ts';
 import { sourceUri } from '../sources/open-source.ts';
-import { openTable, tableParts } from '../table.ts';
+import { openTable, runOf, tableParts } from '../table.ts';
 import { version } from '../version.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput, runOf } from './output.ts';
+import { openOutput } from './output.ts';
 import { headLines, trainedText } from './probe-report.ts';
 import { reportProgress } from './progress.ts';
 

@@ -2,11 +2,12 @@
 import { basename } from 'node:path';
 import type { Command } from 'commander';
 import { z } from 'zod';
-import { openEmbedder } from '../../workers/embedder.ts';
+import { type Embedder, openEmbedder } from '../../workers/embedder.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { labelsOf } from '../models/labels.ts';
 import { readRun } from '../run.ts';
 import { openIndex } from '../search/open-index.ts';
+import { embedQueries, type ResolvedQuery } from '../search/queries.ts';
 import { unindexedRuns } from '../search/record.ts';
 import type { Hit, SearchIndex } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings.ts';
@@ -16,7 +17,7 @@ import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
-import { embedQueries, findQuery, type ResolvedQuery } from './queries.ts';
+import { findQuery } from './queries.ts';
 import { cardOf, writeSheet } from './sheet.ts';
 import { untrainedBanner, untrainedLine } from './summary.ts';
 import { columnsOf } from './text-table.ts';
@@ -60,7 +61,7 @@ export function addSearchCommand(program: Command): void {
         const filter = filterOf(options, record, (notice) => log.warn(notice));
         const queries = [];
         for (const word of words) queries.push(await findQuery(index, word));
-        const found = await embedQueries(index, queries, () => open(context, store, index), signal);
+        const found = await embedQueries(index, queries, embedOnce(context, store, index), signal);
         const request = {
           vectors: found.map(({ vector }) => vector),
           k,
@@ -94,14 +95,21 @@ export function fingerprintOf({ fingerprint }: Record<string, unknown>): { finge
   return typeof fingerprint === 'string' ? { fingerprint } : {};
 }
 
-/** The model that made the index: any of its runs tells where its weights are. */
-async function open({ settings, log }: Context, store: Store, index: SearchIndex | undefined) {
-  const run = index?.record.runs.at(-1);
-  if (run === undefined) throw new Error('an index without runs: this is a bug');
-  const { device, reason } = resolveDevice(settings.device);
-  if (reason) log.info({ device: device.name, reason }, 'device chosen');
-  const onNotice = (notice: string): void => log.warn(notice);
-  return openEmbedder(store, await readRun(store, run), { device, settings, onNotice });
+/** By the model that made the index: any of its runs tells where its weights are. */
+function embedOnce({ settings, log }: Context, store: Store, { record }: SearchIndex): Embedder['embed'] {
+  return async (pictures, options) => {
+    const run = record.runs.at(-1);
+    if (run === undefined) throw new Error('an index without runs: this is a bug');
+    const { device, reason } = resolveDevice(settings.device);
+    if (reason) log.info({ device: device.name, reason }, 'device chosen');
+    const onNotice = (notice: string): void => log.warn(notice);
+    const embedder = await openEmbedder(store, await readRun(store, run), { device, settings, onNotice });
+    try {
+      return await embedder.embed(pictures, options);
+    } finally {
+      await embedder.close();
+    }
+  };
 }
 
 /** Finished runs that nobody finds anything of. */

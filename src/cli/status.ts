@@ -2,9 +2,8 @@
 import type { Command } from 'commander';
 import { readCertificates, type StoredCertificate } from '../certificate.ts';
 import { ConfigError } from '../errors.ts';
-import { type LiveThroughput, liveThroughput } from '../live-throughput.ts';
+import { type LiveStatus, readLiveStatus } from '../live-status.ts';
 import { queueOf } from '../producer/drive.ts';
-import { openQueue, type RunState } from '../queue.ts';
 import { checkRedis } from '../redis-connection.ts';
 import { listRuns, readRequest } from '../run.ts';
 import { readStatus, type StoredStatus } from '../run-status.ts';
@@ -16,20 +15,11 @@ import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { throughputLines } from './speed.ts';
 
-export interface RunStatus extends StoredStatus {
+/** What Redis knows is there only where Redis is named and answers. */
+export interface RunStatus extends StoredStatus, Partial<LiveStatus> {
   /** Where one run is asked for: its retries, oldest first, and its rows with theirs in place of those that failed. */
   retries?: RunStatus[];
   view?: { ok: number; failed: number };
-  /** Its shards in Redis; only where Redis is named and answers. */
-  queue?: { waiting: number; active: number; delayed: number };
-  /** What workers are told of it, as 'paused'; absent where Redis does not know the run. */
-  queueState?: RunState;
-  /** Of a blocked run. */
-  reason?: string;
-  /** Shards that were given up, and why. */
-  failures?: Record<string, string>;
-  /** What workers have told of their speed, while Redis has it. */
-  throughput?: LiveThroughput;
   /** Where one run is asked for: what its precision costs, if that was measured (the newest of it, else of its model). */
   certificate?: StoredCertificate;
 }
@@ -86,8 +76,8 @@ async function findCertificate(store: Store, id: string): Promise<Pick<RunStatus
 async function askRedis(
   { settings, log }: Context,
   store: Store,
-  { run: id, items }: RunStatus,
-): Promise<Pick<RunStatus, 'queue' | 'queueState' | 'reason' | 'failures' | 'throughput'>> {
+  status: RunStatus,
+): Promise<Partial<LiveStatus>> {
   if (settings.redis === undefined) return {};
   try {
     await checkRedis(settings.redis);
@@ -96,22 +86,8 @@ async function askRedis(
     log.warn({ error: error.message }, 'what the queue holds is not shown');
     return {};
   }
-  const queue = openQueue({ redisUrl: settings.redis, name: queueOf(settings, store) });
-  try {
-    const [counts, progress, runs] = await Promise.all([queue.counts(id), queue.progress(id), queue.runs()]);
-    const { state, reason } = runs.get(id) ?? {};
-    const { pricePerHour } = settings;
-    const throughput = liveThroughput(progress, { left: items - progress.items, state, pricePerHour });
-    return {
-      queue: counts,
-      failures: progress.failures,
-      ...(state && { queueState: state }),
-      ...(reason && { reason }),
-      ...(throughput && { throughput }),
-    };
-  } finally {
-    await queue.close();
-  }
+  const address = { redisUrl: settings.redis, name: queueOf(settings, store) };
+  return readLiveStatus(address, status, settings.pricePerHour);
 }
 
 function oneLine({ run, state, shards, committed, items, failed, model }: RunStatus): string {

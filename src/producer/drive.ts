@@ -3,6 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
 import { superviseWorker } from '../../workers/supervisor.ts';
 import { listParts } from '../committed.ts';
+import { requirePrecision } from '../devices/device.ts';
+import { resolveDevice } from '../devices/resolve-device.ts';
+import { requireRealDevice } from '../devices/sleep.ts';
 import { ConfigError } from '../errors.ts';
 import { type Measures, measuresSince } from '../measures.ts';
 import { shardSizes } from '../page.ts';
@@ -46,6 +49,14 @@ export async function openRedis({ settings, log }: Pick<Caller, 'settings' | 'lo
 
 export function queueOf(settings: Settings, store: Store): string {
   return settings.queue ?? queueNameOf(store.uri);
+}
+
+/** Throws ConfigError where this machine cannot do what is asked for, as far as is known before anything is read. */
+export function requireDevice(settings: Settings): void {
+  const { device } = resolveDevice(settings.device);
+  requireRealDevice(device, settings.model);
+  // Known before images are calibrated on; what else a model is, its first shard would find out.
+  if (settings.precision === 'int8') requirePrecision(device, 'int8');
 }
 
 /** How a run that was driven ended, but for errors. */

@@ -5,7 +5,7 @@
 import pMap from 'p-map';
 import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
-import { generationKey, generationsPrefix, indexesPrefix, numberOfKey } from '../layout.ts';
+import { generationKey, generationsPrefix, indexesPrefix, numberOfKey, retryNumber } from '../layout.ts';
 import { identitySchema } from '../models/identity.ts';
 import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../run.ts';
 import type { Store } from '../stores/store.ts';
@@ -91,6 +91,13 @@ export async function finishedRuns(store: Store, fingerprint?: string): Promise<
     return [claims.get(mended) ?? createdAt, mended, retryOf === null ? '' : createdAt, run];
   };
   return asked.filter((_, at) => finished[at]).toSorted((a, b) => compareLists(placeOf(a), placeOf(b)));
+}
+
+/** A run and its retries, as the index holds them. Throws ConfigError 'no-run' where the index does not hold it. */
+export function heldRuns(run: string, { runs }: IndexRecord): string[] {
+  const meant = runs.filter((held) => held === run || retryNumber(run, held) !== undefined);
+  if (meant.length > 0) return meant;
+  throw new ConfigError('no-run', `the index holds no run ${run}; it holds ${runs.join(', ')}`);
 }
 
 /** Finished runs of the index's fingerprint that are not in it, in the order in which they count. */

@@ -8,6 +8,7 @@ import rateLimit from '@fastify/rate-limit';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { EmbedderSettings } from '../../workers/embedder.ts';
+import { openSharedEmbedder } from '../../workers/shared-embedder.ts';
 import { openThumbnails, type ThumbnailSettings } from '../../workers/thumbnails.ts';
 import type { Device } from '../devices/device.ts';
 import { ConfigError } from '../errors.ts';
@@ -32,7 +33,6 @@ import { runRoutes } from './runs.ts';
 import { searchRoutes } from './search.ts';
 import type { Serving } from './serving.ts';
 import { sessionRoutes } from './session.ts';
-import { openSharedEmbedder } from './shared-embedder.ts';
 import { openThumbnailCache } from './thumbnails.ts';
 
 export interface ServerOptions {

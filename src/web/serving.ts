@@ -1,12 +1,12 @@
 /** What the routes share: opened by server.ts, which also closes it. */
 import type { z } from 'zod';
+import type { SharedEmbedder } from '../../workers/shared-embedder.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../stores/store.ts';
 import { problem } from './api.ts';
 import type { CurrentIndex } from './current-index.ts';
 import type { MapMaker } from './map-maker.ts';
 import type { RunWatch } from './run-watch.ts';
-import type { SharedEmbedder } from './shared-embedder.ts';
 import type { ThumbnailCache } from './thumbnails.ts';
 
 export interface Serving {

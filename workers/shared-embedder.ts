@@ -1,8 +1,9 @@
 /** The model, loaded with the first picture that is searched by, and let go when none has come for a while: it takes half a GB. */
-import { type Embedder, type EmbedderOptions, openEmbedder, type Picture } from '../../workers/embedder.ts';
-import type { Logger } from '../log.ts';
-import { readRun } from '../run.ts';
-import type { Store } from '../stores/store.ts';
+
+import type { Logger } from '../src/log.ts';
+import { readRun } from '../src/run.ts';
+import type { Store } from '../src/stores/store.ts';
+import { type Embedder, type EmbedderOptions, openEmbedder, type Picture } from './embedder.ts';
 
 export interface SharedEmbedder {
   /** As Embedder's, by the model of a finished run; throws what opening it throws too. */
