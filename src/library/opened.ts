@@ -1,0 +1,49 @@
+/** What stands behind an `Output`: no program sees it. */
+import { s3OptionsOf } from '../settings.ts';
+import { openStore } from '../stores/open-store.ts';
+import type { Store } from '../stores/store.ts';
+import { settingsOf } from './caller.ts';
+import type { OpenOptions, Output } from './types.ts';
+
+export interface OpenedOutput {
+  store: Store;
+  /** As they were given: other calls with this output go by them too. */
+  options: OpenOptions;
+}
+
+const opened = new WeakMap<Output, OpenedOutput>();
+
+/** Lets calls that are given this output use what was opened for it. */
+export function remember(output: Output, what: OpenedOutput): Output {
+  opened.set(output, what);
+  return output;
+}
+
+/** An output that is there and can be written. Throws ConfigError as `openStore`, and as `Store.probe`. */
+export async function openOutputStore(uri: string, options: OpenOptions): Promise<OpenedOutput> {
+  const store = openStore(uri, s3OptionsOf(settingsOf(options)));
+  await store.probe();
+  return { store, options };
+}
+
+/** What an output that is open was opened with. */
+export function openedOf(output: Output): OpenedOutput {
+  const found = opened.get(output);
+  if (found) return found;
+  throw new TypeError('expected a URI, or what openOutput gave');
+}
+
+/** Acts on an output that is open, or that is opened for as long. */
+export async function withOutput<T>(
+  output: string | Output,
+  options: OpenOptions,
+  act: (opened: OpenedOutput) => Promise<T>,
+): Promise<T> {
+  if (typeof output !== 'string') return act(openedOf(output));
+  const own = await openOutputStore(output, options);
+  try {
+    return await act(own);
+  } finally {
+    await own.store.close();
+  }
+}
