@@ -12,7 +12,7 @@ const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 const manifests = join(root, 'deploy/kubernetes');
 const kubectl = await openKubectl(tempFolder());
 const secrets = await documentedSecrets(kubectl);
-const { site = '', old = '', elsewhere = '' } = writeOverlays(tempFolder());
+const { site, old, elsewhere } = writeOverlays(tempFolder());
 const [base, cpu, gpu, keda, monitoring] = await Promise.all(
   ['base', 'overlays/cpu', 'overlays/gpu', 'overlays/keda', 'components/monitoring'].map((folder) =>
     kubectl.build(join(manifests, folder)),
@@ -195,10 +195,16 @@ test('the overlay gpu has a GPU for each worker, and spot nodes where there are 
   }
 });
 
-test('Node is told of as many cores as a worker may use', () => {
-  for (const objects of [cpu, gpu]) {
-    const { requests, limits } = podOf(objects, 'worker').spec?.containers[0]?.resources ?? {};
+test('Node is told of as many cores as a worker may use, and a process is replaced before it is killed', async () => {
+  for (const objects of [cpu ?? [], gpu ?? []]) {
+    const pod = podOf(objects, 'worker');
+    const { requests, limits } = pod.spec?.containers[0]?.resources ?? {};
     expect(limits?.cpu).toBe(requests?.cpu);
+    const { maxMemoryBytes = 0 } = (await startOf(pod, objects, secrets)).settings;
+    const limit = /^(\d+)Gi$/.exec(String(limits?.memory))?.[1];
+    // The supervisor and the kernel's share of the limit.
+    expect(Number(limit) * 2 ** 30 - maxMemoryBytes).toBeGreaterThan(1e9);
+    expect(maxMemoryBytes).toBeGreaterThan(3e9);
   }
 });
 

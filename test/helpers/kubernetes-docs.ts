@@ -57,16 +57,29 @@ export async function documentedSecrets(kubectl: Kubectl): Promise<Map<string, R
   );
 }
 
-/** Writes the overlays of the page below a folder, where their paths lead to this repository's manifests. */
-export function writeOverlays(folder: string): Record<string, string> {
+export type Overlay = 'site' | 'elsewhere' | 'old';
+
+/**
+ * Writes the overlays of the page below a folder, where their paths lead to this repository's manifests; `site` with these lines
+ * more, and over KEDA, so that all that the page changes is there.
+ */
+export function writeOverlays(folder: string, more = ''): Record<Overlay, string> {
   const manifests = relative(join(folder, 'any'), join(root, 'deploy/kubernetes'));
-  const overlays: Record<string, string> = {};
-  for (const text of blocks('yaml').filter((one) => one.includes('kind: Kustomization'))) {
-    const name = text.includes('nameSuffix') ? 'old' : text.includes('overlays/gpu') ? 'site' : 'elsewhere';
+  const texts: Record<Overlay, string> = {
+    site: `${blockWith('yaml', 'tagSuffix')}${more}`.replace('overlays/gpu', 'overlays/keda'),
+    elsewhere: blockWith('yaml', 'name: lensmill-out'),
+    old: blockWith('yaml', 'nameSuffix'),
+  };
+  const write = (name: Overlay): string => {
     const path = join(folder, name, 'kustomization.yaml');
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, text.replaceAll('../deploy/kubernetes', manifests));
-    overlays[name] = dirname(path);
-  }
-  return overlays;
+    writeFileSync(path, texts[name].replaceAll('../deploy/kubernetes', manifests));
+    return dirname(path);
+  };
+  return { site: write('site'), elsewhere: write('elsewhere'), old: write('old') };
+}
+
+/** Keys of Redis that the page names, in its order, each once. */
+export function keysInDocs(): string[] {
+  return [...new Set([...docs.matchAll(/\{lensmill\}:[\w.:-]+/g)].map(([key]) => key))];
 }

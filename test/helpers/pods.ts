@@ -159,9 +159,19 @@ export async function startOf(
   objects: readonly Manifest[],
   secrets: ReadonlyMap<string, Record<string, string>>,
 ): Promise<{ command: string; settings: Settings }> {
-  const [container] = pod.spec?.containers ?? [];
-  const { args: [name = '', ...args] = [] } = container ?? { name: '' };
+  const { args = [] } = pod.spec?.containers[0] ?? {};
+  const command = await parseCommand(args);
+  const flags: Record<string, unknown> = command.opts();
+  const chosen = settingNames.map((name) => [
+    name,
+    flags[new Option(settingsTable[name].flag).attributeName()],
+  ]);
   const env = environmentOf(pod, objects, secrets);
+  return { command: command.name(), settings: resolveSettings(Object.fromEntries(chosen), env, {}).values };
+}
+
+/** As `lensmill` takes a command line, without doing what it says. Throws where it does not take it. */
+export async function parseCommand([name = '', ...args]: readonly string[]): Promise<Command> {
   const program = new Command();
   await addCommands(program, name);
   const command = program.commands.find((one) => one.name() === name);
@@ -169,19 +179,11 @@ export async function startOf(
   const { operands, unknown } = command.parseOptions(args);
   if (unknown.length > 0) throw new Error(`lensmill ${name} does not take ${unknown.join(' ')}`);
   const { registeredArguments: taken } = command;
-  const isVariadic = taken.some(({ variadic }) => variadic);
-  if (
-    operands.length < taken.filter(({ required }) => required).length ||
-    (!isVariadic && operands.length > taken.length)
-  )
+  const least = taken.filter(({ required }) => required).length;
+  const most = taken.some(({ variadic }) => variadic) ? Number.POSITIVE_INFINITY : taken.length;
+  if (operands.length < least || operands.length > most)
     throw new Error(`lensmill ${name} does not take ${operands.length} arguments`);
-
-  const flags: Record<string, unknown> = command.opts();
-  const chosen = settingNames.map((setting) => [
-    setting,
-    flags[new Option(settingsTable[setting].flag).attributeName()],
-  ]);
-  return { command: name, settings: resolveSettings(Object.fromEntries(chosen), env, {}).values };
+  return command;
 }
 
 /** As the container has it. Paths of secrets lead to files, as they would be mounted. */

@@ -1,0 +1,150 @@
+/** What the manifests lean on, for real: Redis by its own command and probes, the keys of a queue, the paths that are probed. */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { execa } from 'execa';
+import { Redis } from 'ioredis';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { consumeShards } from '../src/consume.ts';
+import { silentLog } from '../src/log.ts';
+import { openQueue } from '../src/queue.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { openHealth } from '../workers/health.ts';
+import { type Manifest, openKubectl, podsOf } from './helpers/kubernetes.ts';
+import { keysInDocs, root } from './helpers/kubernetes-docs.ts';
+import { containersOf } from './helpers/pods.ts';
+import { tempFolder } from './helpers/temp.ts';
+
+let objects: Manifest[];
+let server: PrivateRedis;
+
+beforeAll(async () => {
+  const kubectl = await openKubectl(tempFolder());
+  objects = await kubectl.build(join(root, 'deploy/kubernetes/overlays/keda'));
+  server = await startPrivateRedis();
+});
+
+afterAll(() => server.close());
+
+test("Redis starts by the StatefulSet's command, keeps what it is told, refuses strangers, and is probed", async () => {
+  const [container] = podContainers('StatefulSet');
+  const config = objects.find((object) => object.kind === 'ConfigMap' && object.data?.['redis.conf']);
+  const folder = tempFolder();
+  const socket = join(folder, 'socket');
+  /** With the pod's folders below ours, and a socket for a port. */
+  const here = (script = ''): string =>
+    script
+      .replaceAll(/\/(etc|run)\/[\w/.-]+/g, (path) => join(folder, path))
+      .replace('redis-cli', `redis-cli -s ${socket}`);
+  mkdirSync(join(folder, 'etc/redis'), { recursive: true });
+  mkdirSync(join(folder, 'run/secrets/redis'), { recursive: true });
+  mkdirSync(join(folder, 'data'));
+  const conf = config?.kind === 'ConfigMap' ? (config.data?.['redis.conf'] ?? '') : '';
+  writeFileSync(
+    join(folder, 'etc/redis/redis.conf'),
+    conf.replace('dir /data', `dir ${join(folder, 'data')}`),
+  );
+  writeFileSync(join(folder, 'run/secrets/redis/password'), 'a-password');
+
+  const { command: [shell = '', ...options] = [], args: [start = ''] = [] } = container ?? {};
+  const redis = execa(shell, [...options, `${here(start)} --port 0 --unixsocket ${socket}`], {
+    reject: false,
+  });
+  const probe = container?.startupProbe?.exec?.command ?? [];
+  const ping = () => execa(probe[0] ?? '', [...probe.slice(1, -1), here(probe.at(-1))], { reject: false });
+  try {
+    while ((await ping()).exitCode !== 0) await sleep(50);
+    const client = new Redis(socket, { password: 'a-password', maxRetriesPerRequest: 1 });
+    const told = await Promise.all(
+      ['maxmemory-policy', 'appendonly', 'maxmemory'].map((name) => client.config('GET', name)),
+    );
+    expect(told.flat()).toEqual([
+      'maxmemory-policy',
+      'noeviction',
+      'appendonly',
+      'yes',
+      'maxmemory',
+      String(512 * 2 ** 20),
+    ]);
+    client.disconnect();
+    const { stdout } = await execa('redis-cli', ['-s', socket, 'ping']);
+    expect(stdout).toContain('NOAUTH');
+    // Its arguments held the password; its title does not.
+    expect((await execa('ps', ['-o', 'args=', '-p', String(redis.pid)])).stdout).not.toContain('a-password');
+  } finally {
+    redis.kill();
+    await redis;
+  }
+  expect((await ping()).exitCode).not.toBe(0);
+});
+
+test('the keys that the docs name are those of a live queue with a run half done', async () => {
+  const address = { redisUrl: server.url, name: 'photos' };
+  const queue = openQueue(address);
+  const redis = new Redis(server.url);
+  const consumer = consumeShards(address, {
+    concurrency: 1,
+    queue,
+    log: silentLog,
+    handlers: {
+      fits: () => true,
+      onFinalize: async () => undefined,
+      async onShard({ shard, lease }) {
+        if (shard === 0) throw new Error('to be tried again');
+        await new Promise((_, reject) => lease.signal.addEventListener('abort', reject));
+      },
+    },
+  });
+  try {
+    await queue.openRun('2024', { lensmill: '1.0.0', model: 'm' });
+    await queue.enqueue('2024', [0, 1, 2, 3], { highWater: 10, attempts: 5 });
+    const isHalfDone = async (): Promise<boolean> => {
+      const { waiting, active, delayed } = await queue.counts('2024');
+      return waiting > 0 && active > 0 && delayed > 0;
+    };
+    while (!(await isHalfDone())) await sleep(10);
+    const [waiting, active, delayed, runs, ...others] = keysInDocs();
+    expect(others).toEqual([]);
+    expect(await Promise.all([waiting, active, delayed, runs].map((key = '') => redis.type(key)))).toEqual([
+      'list',
+      'list',
+      'zset',
+      'hash',
+    ]);
+    expect(await redis.llen(waiting ?? '')).toBe(2);
+    // What KEDA counts of a hash.
+    expect(await redis.hlen(runs ?? '')).toBe(1);
+    await queue.closeRun('2024');
+    expect(await redis.exists(runs ?? '')).toBe(0);
+  } finally {
+    await consumer.close(0);
+    await queue.close();
+    redis.disconnect();
+  }
+});
+
+test('the paths that are probed answer', async () => {
+  const health = await openHealth(
+    { ailments: () => [], obstacles: () => ['still loading'] },
+    { host: '127.0.0.1', port: 0, log: silentLog },
+  );
+  try {
+    const statuses = new Map<string, number>();
+    for (const { startupProbe, livenessProbe, readinessProbe } of podContainers('Deployment')) {
+      for (const probe of [startupProbe, livenessProbe, readinessProbe]) {
+        const { path = '' } = probe?.httpGet ?? {};
+        statuses.set(path, (await fetch(new URL(path, health.url))).status);
+      }
+      expect(livenessProbe?.httpGet).toEqual(startupProbe?.httpGet);
+    }
+    expect(Object.fromEntries(statuses)).toEqual({ '/healthz': 200, '/readyz': 503 });
+  } finally {
+    await health.close();
+  }
+});
+
+function podContainers(kind: Manifest['kind']) {
+  return objects
+    .filter((object) => object.kind === kind)
+    .flatMap((object) => containersOf(podsOf(object) ?? { spec: { containers: [] } }));
+}
