@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { findSuccess } from '../../src/run.ts';
 import { startFaultProxy } from './fault-proxy.ts';
-import { type Network, openHosts } from './netns.ts';
+import { openHosts } from './netns.ts';
 import { observe } from './observer.ts';
 import { makeS3Place } from './place.ts';
 import { startRedis } from './redis.ts';
@@ -16,7 +16,8 @@ export const partition: Scenario = {
   name: 'partition',
   title: 'hosts cut off from Redis, the store or both come back, and the run is completed',
   async play(stage) {
-    const net = openHosts(3);
+    const both = ['redis', 'store'];
+    const net = openHosts({ first: both, second: both, third: both });
     stage.atEnd(() => net.close());
     const server = await stage.startS3();
     const archive = await usualArchive(stage);
@@ -31,16 +32,17 @@ export const partition: Scenario = {
     stage.atEnd(() => redis.close());
     const place = await makeS3Place(server, door.endpoint);
     const pool = await stage.openPool({ place, redis, batch: usualShape.batch, readTimeout: '3s' });
-    const crews = net.hosts.map(({ prefix }) => pool.keepWorking(1, { prefix }));
+    const hosts = Object.values(net.hosts);
+    const crews = hosts.map(({ prefix }) => pool.keepWorking(1, { prefix }));
     await enqueue(pool, archive.folder, 'r');
     const observer = observe(place, 'r', 1_000);
     await pool.untilParts('r', 3, 90_000);
 
-    const cuts: Network[][] = [['redis'], ['store'], ['redis', 'store']];
+    const cuts = [['redis'], ['store'], both];
     const rounds = stage.scale === 'full' ? 3 : 1;
     for (let round = 0; round < rounds; round++) {
       // Each host has each kind of cut once in three rounds.
-      const pulled = net.hosts.flatMap((host, n) =>
+      const pulled = hosts.flatMap((host, n) =>
         (cuts[(n + round) % cuts.length] ?? []).map((network) => ({ host, network })),
       );
       for (const { host, network } of pulled) net.pull(host, network);

@@ -23,6 +23,8 @@ export interface PoolOptions {
   /** More modules for `--import`, as paths. */
   imports?: readonly string[];
   env?: Record<string, string>;
+  /** Of its runs; a small ResNet by default. */
+  model?: string;
   batch?: number;
   readTimeout?: string;
 }
@@ -48,13 +50,13 @@ export interface Pool {
   /** Any command of lensmill on this output. Rejects only when it takes longer than `timeoutMs`; SIGKILL when `killed` aborts. */
   cli(
     args: readonly string[],
-    options?: { env?: Record<string, string>; timeoutMs?: number; killed?: AbortSignal },
+    options?: CliOptions & { env?: Record<string, string>; timeoutMs?: number },
   ): Promise<Command>;
   /** `flags` are further ones of the command's. */
   enqueue(
     source: string,
     run: string,
-    options?: { shardSize?: number; flags?: readonly string[]; killed?: AbortSignal },
+    options?: CliOptions & { shardSize?: number; flags?: readonly string[] },
   ): Promise<Command>;
   resume(run: string): Promise<Command>;
   /** Rejects with the last words of every worker when the run takes longer. */
@@ -65,6 +67,12 @@ export interface Pool {
   trace(): TraceLine[];
   logLines(msg: string, run?: string): LogLine[];
   close(): Promise<void>;
+}
+
+export interface CliOptions {
+  killed?: AbortSignal | undefined;
+  /** Words that run it on another host. */
+  prefix?: readonly string[] | undefined;
 }
 
 export interface WorkOptions {
@@ -100,7 +108,7 @@ export async function openPool(options: PoolOptions): Promise<Pool> {
   const env = { ...place.env, ...hooks, ...options.env };
   const output = ['--output', place.output, '--redis', redis.url];
   const onWorker = ['--batch', String(batch), '--threads', '1', '--sessions', '1', '--lanes', '1'];
-  const onRun = ['--model', smallModel];
+  const onRun = ['--model', options.model ?? smallModel];
   const workers: WorkerProcess[] = [];
   let isOpen = true;
 
@@ -142,8 +150,8 @@ export async function openPool(options: PoolOptions): Promise<Pool> {
         },
       };
     },
-    async cli(args, { env: more = {}, timeoutMs = commandMs, killed } = {}) {
-      const command = lensmill([...args, '--output', place.output], { ...env, ...more });
+    async cli(args, { env: more = {}, timeoutMs = commandMs, killed, prefix } = {}) {
+      const command = lensmill([...args, '--output', place.output], { ...env, ...more }, prefix);
       killed?.addEventListener('abort', () => command.kill('SIGKILL'));
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => {
@@ -157,10 +165,10 @@ export async function openPool(options: PoolOptions): Promise<Pool> {
         clearTimeout(timer);
       }
     },
-    enqueue(source, run, { shardSize = 16, flags = [], killed } = {}) {
+    enqueue(source, run, { shardSize = 16, flags = [], ...how } = {}) {
       const size = ['--shard-size', String(shardSize)];
       const args = ['enqueue', source, '--run', run, '--redis', redis.url, ...onRun, ...size, ...flags];
-      return pool.cli(args, killed && { killed });
+      return pool.cli(args, how);
     },
     resume: (run) =>
       pool.cli(['resume', run, '--redis', redis.url, ...onWorker, '--read-timeout', readTimeout, '--json']),

@@ -24,19 +24,21 @@ export interface RedisServer {
 export interface RedisOptions {
   /** Where the append-only file is; made if it is not there. */
   folder: string;
-  /** An address of this machine; loopback by default. */
+  /** An address of this machine, or of the host that `prefix` leads to; loopback by default. */
   host?: string;
+  /** Words that run it on another host (netns.ts), where it has its usual port. */
+  prefix?: readonly string[];
 }
 
 const answerMs = 15_000;
 
 export async function startRedis(options: RedisOptions): Promise<RedisServer> {
-  const { folder, host = '127.0.0.1' } = options;
-  const port = await freePort(host);
+  const { folder, host = '127.0.0.1', prefix = [] } = options;
+  const port = prefix.length > 0 ? 6379 : await freePort(host);
   const url = `redis://${host}:${port}`;
   let server: ChildProcess | undefined;
 
-  const command = async (...[name, ...words]: [string, ...string[]]): Promise<unknown> => {
+  const ask = async (...[name, ...words]: [string, ...string[]]): Promise<unknown> => {
     const client = new Redis(url, {
       lazyConnect: true,
       retryStrategy: () => null,
@@ -64,14 +66,15 @@ export async function startRedis(options: RedisOptions): Promise<RedisServer> {
       'maxmemory-policy': 'noeviction',
     };
     const args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value]);
-    const started = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'ignore'] });
+    const [command = '', ...words] = [...prefix, 'redis-server', ...args];
+    const started = spawn(command, words, { stdio: ['ignore', 'pipe', 'ignore'] });
     server = started;
     let said = '';
     started.stdout.on('data', (chunk) => {
       said = `${said}${chunk}`.slice(-2_000);
     });
     const deadline = Date.now() + answerMs;
-    while ((await command('PING').catch(() => undefined)) !== 'PONG') {
+    while ((await ask('PING').catch(() => undefined)) !== 'PONG') {
       if (started.exitCode !== null || Date.now() > deadline)
         throw new Error(`redis-server does not answer:\n${said}`);
       await sleep(25);
@@ -92,14 +95,14 @@ export async function startRedis(options: RedisOptions): Promise<RedisServer> {
     kill,
     start,
     async flush() {
-      await command('FLUSHALL');
+      await ask('FLUSHALL');
     },
     async replace() {
       await kill();
       rmSync(folder, { recursive: true, force: true });
       await start();
     },
-    command,
+    command: ask,
     close: kill,
   };
 }

@@ -41,9 +41,7 @@ export interface Stage {
   random(): number;
   startS3(): Promise<S3Server>;
   /** An archive and its rows without faults; the same options are made once for all scenarios. */
-  archive(
-    options: ArchiveOptions & { shardSize: number; batch: number },
-  ): Promise<Archive & { reference: Reference }>;
+  archive(options: ReferenceOptions): Promise<ReferencedArchive>;
   /** Closed when the scenario is over, however it ends. */
   openPool(options: Omit<PoolOptions, 'folder'>): Promise<Pool>;
   /** As `auditRun`; in the short form without its commands, unless they are asked for. */
@@ -71,6 +69,13 @@ export interface TheatreOptions {
   seed: number;
   startS3(): Promise<S3Server>;
   say(text: string): void;
+}
+
+export interface ReferenceOptions extends ArchiveOptions {
+  shardSize: number;
+  batch: number;
+  /** A small ResNet by default. */
+  model?: string;
 }
 
 type ReferencedArchive = Archive & { reference: Reference };
@@ -121,10 +126,7 @@ export function openTheatre({ scale, seed, startS3, say }: TheatreOptions): Thea
   };
 }
 
-async function makeReferenced(
-  folder: string,
-  options: ArchiveOptions & { shardSize: number; batch: number },
-): Promise<ReferencedArchive> {
+async function makeReferenced(folder: string, options: ReferenceOptions): Promise<ReferencedArchive> {
   const archive = await makeArchive(join(folder, 'pictures'), options);
   const place = makeFilePlace(join(folder, 'reference'));
   mkdirSync(folder, { recursive: true });
@@ -133,7 +135,16 @@ async function makeReferenced(
   // Threads as in the pools: how many share a matrix product decides its last bits.
   const session = ['--threads', '1', '--sessions', '1', '--lanes', '2'];
   const { exitCode, stderr } = await lensmill([
-    ...['index', archive.folder, '--output', place.output, '--run', run, '--model', smallModel],
+    ...[
+      'index',
+      archive.folder,
+      '--output',
+      place.output,
+      '--run',
+      run,
+      '--model',
+      options.model ?? smallModel,
+    ],
     ...shape,
     ...session,
   ]);

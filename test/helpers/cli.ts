@@ -9,8 +9,15 @@ export const smallModel = 'random:0:1-1-1-1';
 
 export type CliProcess = ReturnType<typeof lensmill>;
 
-/** Does not reject: look at `exitCode`. Variables of the test's own environment that lensmill reads are left out. */
-export function lensmill(args: readonly string[], env: Record<string, string> = {}) {
+/**
+ * Does not reject: look at `exitCode`. Variables of the test's own environment that lensmill reads are left out. `prefix`: words
+ * that run it elsewhere (chaos/netns.ts).
+ */
+export function lensmill(
+  args: readonly string[],
+  env: Record<string, string> = {},
+  prefix: readonly string[] = [],
+) {
   const cleared = {
     REDIS_URL: undefined,
     LENSMILL_OUTPUT: undefined,
@@ -18,7 +25,8 @@ export function lensmill(args: readonly string[], env: Record<string, string> = 
     AWS_REGION: undefined,
   };
   const all: NodeJS.ProcessEnv = { ...cleared, LENSMILL_DEVICE: 'cpu', ...env };
-  return execa(process.execPath, [main, ...args], { reject: false, env: all });
+  const [command = '', ...words] = [...prefix, process.execPath, main, ...args];
+  return execa(command, words, { reject: false, env: all });
 }
 
 /** Resolves when the process has logged `count` lines with this message; rejects when it ends before. */

@@ -2,12 +2,15 @@
 # A private S3 server for tests: Ceph's gateway over one mon and one osd, no mgr, no authentication between them, on
 # loopback, in a temporary folder. When it serves, it prints one line of JSON: endpoint, region, keys. It lives until its
 # standard input ends, so it also ends when whoever started it is killed. From a terminal: until Ctrl-D.
+# Given an address, it serves at all that this machine has, and names that one.
 set -euo pipefail
 
 for program in radosgw ceph-mon ceph-osd; do
   command -v "$program" >/dev/null || { echo "no $program: run deploy/bootstrap.sh test" >&2 && exit 1; }
 done
 
+address=${1:-127.0.0.1}
+listen=${1:+0.0.0.0}
 folder=$(mktemp -d "${TMPDIR:-/tmp}/lensmill-radosgw-XXXXXX")
 export CEPH_CONF=$folder/ceph.conf
 pids=()
@@ -89,7 +92,7 @@ paxos propose interval = 0.01
 paxos min wait = 0.01
 
 # Without tcp_nodelay, small replies wait 40 ms for an acknowledgement that the client delays.
-rgw frontends = beast endpoint=127.0.0.1:$s3_port tcp_nodelay=1
+rgw frontends = beast endpoint=${listen:-127.0.0.1}:$s3_port tcp_nodelay=1
 
 [mon.a]
 public addrv = v1:127.0.0.1:$mon_port
@@ -115,6 +118,6 @@ mkdir "$folder"/{mon,osd,rgw}
 } >"$folder/start.log" 2>&1
 
 cat <<EOF
-{"endpoint":"http://127.0.0.1:$s3_port","region":"us-east-1","accessKeyId":"tester","secretAccessKey":"tester-secret","stranger":{"accessKeyId":"stranger","secretAccessKey":"stranger-secret"}}
+{"endpoint":"http://$address:$s3_port","region":"us-east-1","accessKeyId":"tester","secretAccessKey":"tester-secret","stranger":{"accessKeyId":"stranger","secretAccessKey":"stranger-secret"}}
 EOF
 cat >/dev/null

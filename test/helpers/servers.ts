@@ -21,10 +21,18 @@ declare module 'vitest' {
   }
 }
 
-/** Starts a private radosgw: 8 s, 250 MB of memory. Ours until closed; it ends, and its files go, when we are killed. */
-export async function startRadosgw(): Promise<S3Server & { close(): Promise<void> }> {
+/**
+ * Starts a private radosgw: 8 s, 250 MB of memory. Ours until closed; it ends, and its files go, when we are killed. `on`:
+ * words that run it on another host (chaos/netns.ts), and the address that it is to be reached at there; it serves at any.
+ */
+export async function startRadosgw(on?: {
+  prefix: readonly string[];
+  address: string;
+}): Promise<S3Server & { close(): Promise<void> }> {
+  const script = ['bash', join(import.meta.dirname, 'radosgw.sh'), ...(on ? [on.address] : [])];
+  const [command = '', ...words] = [...(on?.prefix ?? []), ...script];
   // Its own process group: Ctrl-C is for vitest, which then closes us.
-  const shell = spawn('bash', [join(import.meta.dirname, 'radosgw.sh')], { detached: true });
+  const shell = spawn(command, words, { detached: true });
   const closed = once(shell, 'close');
   const complaint = text(shell.stderr);
   shell.stdout.setEncoding('utf8');
