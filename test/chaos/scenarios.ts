@@ -4,6 +4,7 @@ import { decoderCrash } from './decoder-crash.ts';
 import { diskFull } from './disk-full.ts';
 import { everyStep } from './every-step.ts';
 import { freeze } from './freeze.ts';
+import { hosts } from './hosts.ts';
 import { kills } from './kills.ts';
 import { packedKills, packedReplaced } from './packed.ts';
 import { partition } from './partition.ts';
@@ -18,6 +19,7 @@ export const scenarios: readonly Scenario[] = [
   redisCrashes,
   redisEmptied,
   partition,
+  hosts,
   storeFaults,
   packedKills,
   packedReplaced,
