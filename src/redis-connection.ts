@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import { Cluster, Redis } from 'ioredis';
 import { ConfigError, messageOf } from './errors.ts';
-import { parseRedisAddress, type RedisAddress, type RedisTls } from './redis-address.ts';
+import { parseRedisAddress, type RedisAddress, type RedisTls, redisPlace } from './redis-address.ts';
+import { diagnose } from './redis-diagnosis.ts';
 import { explainRedisError } from './redis-errors.ts';
 
 /** What both have: commands, events, `duplicate` and `disconnect`. All our keys have one slot, so both do all that we ask. */
@@ -26,7 +27,11 @@ const failover = { everyMs: 200, times: 600 };
  */
 export function openRedis(url: string): RedisClient {
   const waitMs = (times: number): number => Math.min(100 * 2 ** times, longestWaitMs);
-  const redis = connectTo(parseRedisAddress(url), { lazyConnect: false, waitMs });
+  const redis = connectTo(parseRedisAddress(url), {
+    lazyConnect: false,
+    waitMs,
+    redirections: failover.times,
+  });
   // ioredis retries by itself; a listener keeps a lost connection from ending the process.
   redis.on('error', () => undefined);
   return redis;
@@ -37,25 +42,44 @@ export function openRedis(url: string): RedisClient {
  * the codes of `openRedis` and of `explainRedisError`.
  */
 export async function askRedis<T>(url: string, ask: (redis: RedisClient) => Promise<T>): Promise<T> {
-  const redis = connectTo(parseRedisAddress(url), { lazyConnect: true, waitMs: () => null });
+  const address = parseRedisAddress(url);
+  const redis = connectTo(address, { lazyConnect: true, waitMs: () => null, redirections: 3 });
   // A refused password is told by events alone: 'error' of a server, 'sentinelError', 'node error' of a Cluster. What
   // rejects then says that the connection is closed.
   const said: unknown[] = [];
   const note = (error: unknown): void => void said.push(error);
   for (const event of ['error', 'sentinelError', 'node error']) redis.on(event, note);
+  // A Cluster whose slots nobody serves is given up without a word.
+  const { promise: ended, reject } = Promise.withResolvers<never>();
+  redis.once('end', () => reject(new Error('Connection is closed')));
   try {
-    await redis.connect();
-    return await ask(redis);
+    const answer = await Promise.race([redis.connect().then(() => ask(redis)), ended]);
+    // ioredis goes on in database 0.
+    const misled = said.find((error) => /DB index is out of range/.test(messageOf(error)));
+    if (misled) throw misled;
+    return answer;
   } catch (error) {
-    throw mostTelling([...said, error], url);
+    const told = mostTelling([...said, error], url);
+    if (!(told instanceof ConfigError && told.code === 'redis-unreachable')) throw told;
+    const tls = 'tls' in address && address.tls ? readTls(address.tls) : undefined;
+    const found = await diagnose(address, tls);
+    if (found === undefined && address.kind === 'cluster')
+      throw new ConfigError(
+        'redis-not-ready',
+        `the Cluster at ${redisPlace(url)} serves no keys: \`redis-cli --cluster check host:port\` says why`,
+      );
+    throw explainRedisError(found ?? told, url);
   } finally {
     redis.disconnect();
   }
 }
 
-/** Whether a Redis is there and takes us. Throws as `askRedis`. */
+/**
+ * Whether a Redis is there, takes us and takes writes: a key of ours is asked to forget what it does not hold. Throws as
+ * `askRedis`.
+ */
 export async function checkRedis(url: string): Promise<void> {
-  await askRedis(url, (redis) => redis.ping());
+  await askRedis(url, (redis) => redis.hdel('{lensmill}:check', 'nothing'));
 }
 
 /** Of what went wrong, what says more than that nobody answers. */
@@ -70,9 +94,11 @@ interface Manner {
   lazyConnect: boolean;
   /** Before the n-th attempt; null: no further one. */
   waitMs: (times: number) => number | null;
+  /** How often a command is sent again within a Cluster that is not in order. */
+  redirections: number;
 }
 
-function connectTo(address: RedisAddress, { lazyConnect, waitMs }: Manner): RedisClient {
+function connectTo(address: RedisAddress, { lazyConnect, waitMs, redirections }: Manner): RedisClient {
   const common = {
     connectTimeout: connectMs,
     socketTimeout: silenceMs,
@@ -114,7 +140,7 @@ function connectTo(address: RedisAddress, { lazyConnect, waitMs }: Manner): Redi
         redisOptions: { ...common, ...(tls && { tls: readTls(tls) }) },
         clusterRetryStrategy: waitMs,
         slotsRefreshTimeout: connectMs,
-        maxRedirections: failover.times,
+        maxRedirections: redirections,
         retryDelayOnFailover: failover.everyMs,
         retryDelayOnClusterDown: failover.everyMs,
         retryDelayOnTryAgain: failover.everyMs,

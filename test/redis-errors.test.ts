@@ -103,12 +103,17 @@ test('a Redis that wants another password, or none of our commands, is one that 
   const open = connectTo(socket, { password: 'secret' });
   const wrong = connectTo(socket, { password: 'wrong' });
   expect(await explained(troubleOf(wrong))).toMatchObject({ code: 'redis-refused' });
-  await open.acl('SETUSER', 'reader', 'on', '>pass', '~*', '+get');
-  const reader = connectTo(socket, { username: 'reader', password: 'pass', enableReadyCheck: false });
-  expect(await explained(reader.set('a', 'b'))).toMatchObject({
-    code: 'redis-refused',
-    message: expect.stringMatching(/NOPERM.*REDIS_URL/),
-  });
+  await open.acl('SETUSER', 'some', 'on', '>pass', '~ours', '+get', '+eval');
+  const some = connectTo(socket, { username: 'some', password: 'pass', enableReadyCheck: false });
+  const script = "return redis.call('SET', KEYS[1], '1')";
+  for (const [call, what] of [
+    [some.set('ours', 'b'), /not run set: give it \+set/],
+    [some.get('theirs'), /from our keys: give it ~\{lensmill\}:\*/],
+    [some.eval(script, 1, 'ours'), /not run a command that BullMQ's scripts run/],
+  ] as const) {
+    const message = expect.stringMatching(what);
+    expect(await explained(call)).toMatchObject({ code: 'redis-refused', message });
+  }
 });
 
 test('a replica says that it is no primary, and one without its primary that it is not ready', async () => {

@@ -1,0 +1,66 @@
+/** A Redis Cluster of three nodes, and a run from its plan to its end over it. */
+import { expect, test } from 'vitest';
+import { openQueue } from '../src/queue.ts';
+import { checkRedis } from '../src/redis-connection.ts';
+import { lensmill, logged } from './helpers/cli.ts';
+import { type RedisServer, startCluster, until } from './helpers/redis-servers.ts';
+import { tempFolder } from './helpers/temp.ts';
+import { makeTinyArchive } from './helpers/tiny-archive.ts';
+
+test('a run is planned, done, shown, paused, resumed and cancelled in a Cluster, and all its keys have one slot', async () => {
+  const images = 30;
+  const output = tempFolder();
+  const nodes = await startCluster('secret');
+  const places = nodes.map(({ port }) => `127.0.0.1:${port}`).join(',');
+  const redis = `redis-cluster://:secret@${places}`;
+  const env = { REDIS_URL: redis, LENSMILL_OUTPUT: output, LENSMILL_JSON: 'true', LENSMILL_QUEUE: 'q' };
+  const archive = await makeTinyArchive(images);
+  const plan = ['--model', 'null', '--shard-size', '1', '--reuse', 'off', '--run'];
+  expect((await lensmill(['enqueue', archive, ...plan, 'r'], env)).exitCode).toBe(0);
+  const queue = openQueue({ redisUrl: redis, name: 'q' });
+  expect(await queue.counts('r')).toEqual({ waiting: images, active: 0, delayed: 0 });
+
+  const worker = lensmill(['work', '--device', 'sleep:50', '--batch', '1'], env);
+  await logged(worker, 'shard done', 3);
+  expect((await lensmill(['pause', 'r'], env)).exitCode).toBe(0);
+  const { stdout } = await lensmill(['status', 'r'], env);
+  const { queueState, queue: jobs } = JSON.parse(stdout);
+  expect(queueState).toBe('paused');
+  expect(jobs.waiting).toBeGreaterThan(0);
+  expect((await lensmill(['resume', 'r', '--enqueue'], env)).exitCode).toBe(0);
+  await logged(worker, 'run done');
+
+  const keys = await Promise.all(nodes.map(({ client }) => client({ password: 'secret' }).keys('*')));
+  const holders = nodes.filter((_, at) => keys[at]?.length);
+  expect(holders).toHaveLength(1);
+  expect(keys.flat().every((key) => key.startsWith('{lensmill}:'))).toBe(true);
+
+  await queue.openRun('s', { lensmill: '1.0.0', model: 'of another' });
+  await queue.enqueue('s', [0, 1, 2], { highWater: 10, attempts: 2 });
+  await queue.setState('s', 'cancelled');
+  await queue.dropJobs('s');
+  expect(await queue.counts('s')).toEqual({ waiting: 0, active: 0, delayed: 0 });
+  await queue.close();
+
+  worker.kill('SIGTERM');
+  expect((await worker).exitCode).toBe(0);
+  const verified = await lensmill(['verify', 'r'], env);
+  expect(JSON.parse(verified.stdout)).toMatchObject({ sound: true, items: images });
+
+  const others = nodes.filter((node) => !holders.includes(node));
+  await expect(checkRedis(`redis://:secret@127.0.0.1:${others[0]?.port}`)).rejects.toMatchObject({
+    code: 'redis-other-kind',
+    message: expect.stringContaining('redis-cluster://'),
+  });
+  // What is left of it has no majority.
+  await Promise.all(others.map(({ kill }) => kill()));
+  const [holder] = holders;
+  await until(async () => /state:fail/.test(await clusterInfo(holder)));
+  await expect(checkRedis(`redis-cluster://:secret@127.0.0.1:${holder?.port}`)).rejects.toMatchObject({
+    code: 'redis-not-ready',
+  });
+});
+
+async function clusterInfo(node: RedisServer | undefined): Promise<string> {
+  return String(await node?.client({ password: 'secret' }).call('CLUSTER', 'INFO'));
+}
