@@ -5,6 +5,7 @@
  * (workers/inference.ts), and by nobody who must answer meanwhile; of products, who must answer asks for few at once. Ending a process or a thread in the middle of a run
  * aborts the process: release first, then end.
  */
+import './no-telemetry.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { mayBytesOverflow } from './devices/cpu.ts';

@@ -3,6 +3,7 @@
  * inference thread are each opened once, hold a session or clients, and must be let end by themselves: `terminate()` in
  * the middle of a model run aborts the process.)
  */
+import '../src/no-telemetry.ts';
 import { MessageChannel, type MessagePort, parentPort, Worker } from 'node:worker_threads';
 import { ConfigError } from '../src/errors.ts';
 import { shareLoaders } from '../src/pixels/loaders.ts';
