@@ -83,13 +83,16 @@ export function addServeCommand(program: Command): void {
           }
           const { port: bound } = server.server.address() as AddressInfo; // it listens at a port
           const place = `http://${shownHost(host)}:${bound}`;
-          const url = `${place}/#token=${token}`;
+          // What a container prints is kept, and read by others than those who may read its secrets.
+          const isSecretFile = context.origins.token === 'env-file';
+          const url = isSecretFile ? `${place}/` : `${place}/#token=${token}`;
+          const where = isSecretFile ? `${url} (the token is in the file of LENSMILL_TOKEN_FILE)` : url;
           const queues = settings.queueDashboard
             ? `and, to a browser that was there, its queue at\n  ${place}/queues\n`
             : '';
           print(
             { url, output: store.uri },
-            `${store.uri} is served at\n  ${url}\n${queues}Stop it with Ctrl-C.`,
+            `${store.uri} is served at\n  ${where}\n${queues}Stop it with Ctrl-C.`,
           );
           if (!context.interrupted.aborted) await once(context.interrupted, 'abort');
           terminal.show(undefined);

@@ -78,7 +78,7 @@ export function addWorkCommand(program: Command): void {
 }
 
 /** From the strongest to the weakest. */
-const origins: readonly Origin[] = ['flag', 'env', 'file', 'default'];
+const origins: readonly Origin[] = ['flag', 'env', 'env-file', 'file', 'default'];
 
 /** The one of `device` and `devices` that was said more strongly. Throws ConfigError 'two-devices' where both were said alike. */
 function wantedDevices({
