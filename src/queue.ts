@@ -15,6 +15,7 @@ import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } fr
 import { openRedis } from './redis-connection.ts';
 import type { RunNeeds } from './run.ts';
 import { atStep } from './steps.ts';
+import { workerRate } from './throughput.ts';
 
 /** The braces keep all keys in one slot of a Redis Cluster. */
 export const prefix = '{lensmill}';
@@ -23,6 +24,14 @@ const enqueueChunk = 1_000;
 const closeMs = 1_000;
 /** What a finished run leaves in Redis, for whoever still shows its progress. */
 const keepSeconds = 86_400;
+
+/**
+ * Jobs by state, all at one moment; KEYS are BullMQ's own. A `Queue` tells the same, but would have to be kept open for every run that is
+ * looked at, and writes its settings, also of a run that has just ended.
+ */
+const countScript = `
+return { redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2]), redis.call('ZCARD', KEYS[3]) }
+`;
 
 export const shardJob = z.object({ v: z.literal(1), run: z.string(), shard: z.number().int().nonnegative() });
 export const finalizeJob = z.object({ v: z.literal(1), run: z.string() });
@@ -58,12 +67,14 @@ const runEntry = z.object({
   /** Of a blocked run. */
   reason: z.string().optional(),
   needs: z.object({ lensmill: z.string(), model: z.string() }),
+  /** Of its plan, for whoever would tell how much is left and does not read the store. */
+  size: z.object({ items: z.number(), shards: z.number() }).optional(),
 });
 export type RunEntry = z.infer<typeof runEntry>;
 
 export interface ShardQueue {
   /** Opens a run to workers, new or again, with all that earlier failures and pauses left of it forgotten. */
-  openRun(run: string, needs: RunNeeds): Promise<void>;
+  openRun(run: string, needs: RunNeeds, size?: RunEntry['size']): Promise<void>;
   /**
    * Enqueues shards while keeping at most `highWater` of the run waiting; resolves when all are in. A shard that is
    * in the queue already stays as it is, but no longer waits for its next attempt.
@@ -78,6 +89,8 @@ export interface ShardQueue {
   runs(): Promise<Map<string, RunEntry>>;
   /** Changes the state of a run that the register names; false where it does not. */
   setState(run: string, state: RunState, reason?: string): Promise<boolean>;
+  /** Images a second of one worker, by model (`RunNeeds`), as the last run of each that was finished had it. */
+  rates(): Promise<Map<string, number>>;
   /** Jobs of a run by state. */
   counts(run: string): Promise<{ waiting: number; active: number; delayed: number }>;
   /** Takes a run's jobs out of Redis; who has one of them loses its lease. */
@@ -99,6 +112,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   const redis = openRedis(redisUrl);
   const queues = new Map<string, Queue>();
   const register = `${prefix}:${name}:runs`;
+  const ratesKey = `${prefix}:${name}:rates`;
   const key = (run: string, what: string): string => `${prefix}:${name}:${run}:${what}`;
   const countersOf = (run: string) => ({ done: key(run, 'done'), counts: key(run, 'counts') });
 
@@ -114,6 +128,17 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     return queue;
   }
 
+  /** A new run of the same model has nothing of its own to go by. */
+  async function keepRate(run: string): Promise<void> {
+    const [entry, { measures }] = await Promise.all([
+      redis.hget(register, run),
+      readCounts(redis, countersOf(run)),
+    ]);
+    const rate = workerRate(measures);
+    if (entry !== null && rate !== undefined)
+      await redis.hset(ratesKey, runEntry.parse(JSON.parse(entry)).needs.model, rate);
+  }
+
   const jobOptions = (id: string, attempts: number) => ({
     jobId: id,
     attempts,
@@ -124,12 +149,17 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   });
 
   const queue: ShardQueue = {
-    async openRun(run, needs) {
+    async openRun(run, needs, size) {
       await redis.del(key(run, 'failures'));
       await forgetPace(redis, countersOf(run));
       // A cancel that was broken off may have left it paused.
       await queueOf(run).resume();
-      const entry: RunEntry = { v: 1, state: 'open', needs };
+      const entry: RunEntry = {
+        v: 1,
+        state: 'open',
+        needs,
+        ...(size && { size: { items: size.items, shards: size.shards } }),
+      };
       await redis.hset(register, run, JSON.stringify(entry));
     },
 
@@ -189,19 +219,22 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     async setState(run, state, reason) {
       const entry = await redis.hget(register, run);
       if (entry === null) return false;
-      const { v, needs } = runEntry.parse(JSON.parse(entry));
-      const changed: RunEntry = { v, state, needs, ...(reason !== undefined && { reason }) };
+      const { reason: _before, ...kept } = runEntry.parse(JSON.parse(entry));
+      const changed: RunEntry = { ...kept, state, ...(reason !== undefined && { reason }) };
       await redis.hset(register, run, JSON.stringify(changed));
       return true;
     },
 
+    async rates() {
+      const rates = Object.entries(await redis.hgetall(ratesKey));
+      return new Map(rates.map(([model, rate]) => [model, Number(rate)]));
+    },
+
     async counts(run) {
-      const counts = await queueOf(run).getJobCounts('waiting', 'active', 'delayed');
-      return {
-        waiting: counts.waiting ?? 0,
-        active: counts.active ?? 0,
-        delayed: counts.delayed ?? 0,
-      };
+      const keys = ['wait', 'active', 'delayed'].map((state) => `${prefix}:${runQueue(name, run)}:${state}`);
+      const counts = await redis.eval(countScript, keys.length, ...keys);
+      const [waiting = 0, active = 0, delayed = 0] = counts as number[]; // what the script returns
+      return { waiting, active, delayed };
     },
 
     async dropJobs(run) {
@@ -209,6 +242,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     },
 
     async closeRun(run) {
+      await keepRate(run);
       await redis.hdel(register, run);
       await queue.dropJobs(run);
       await Promise.all(

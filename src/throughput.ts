@@ -122,6 +122,15 @@ export function reportThroughput(
   };
 }
 
+/**
+ * Images/s of one worker that has its model and always a shard; undefined where nothing was measured. Time without a shard is left
+ * out: a pool that is too large would else look like one of slow workers, and be made larger.
+ */
+export function workerRate({ images, holdMs, embedMs }: Measures): number | undefined {
+  const busyMs = holdMs + embedMs;
+  return images > 0 && busyMs > 0 ? images / (busyMs / 1_000) : undefined;
+}
+
 /** Time in which a worker had its model, and a run to work for. */
 const workOf = ({ idleMs, holdMs, embedMs }: Measures): number => idleMs + holdMs + embedMs;
 

@@ -156,7 +156,7 @@ async function watchRun(
   const enqueue = async (): Promise<void> => {
     isEnqueueing = true;
     // Awaited: the next look would else find what an earlier pause or failure left.
-    await answerOf(queue.openRun(run.run, needsOf(run)), log, signal);
+    await answerOf(queue.openRun(run.run, needsOf(run), run), log, signal);
     enqueueMissing(queue, store, run, { ...settings, signal: AbortSignal.any([signal, over.signal]) })
       .catch((error) => {
         if (isAway(error)) log.warn({ error: error.message }, 'the store does not answer; it is asked again');

@@ -14,7 +14,7 @@ export async function enqueueRun(caller: Caller, store: Store, run: Run): Promis
   const name = queueOf(settings, store);
   const queue = openQueue({ redisUrl: redis.url, name });
   try {
-    await queue.openRun(run.run, needsOf(run));
+    await queue.openRun(run.run, needsOf(run), run);
     await enqueueMissing(queue, store, run, { ...settings, signal: interrupted });
     return name;
   } finally {
