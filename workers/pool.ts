@@ -9,8 +9,9 @@ import type { WorkerDevice } from '../src/devices/list-devices.ts';
 import { messageOf } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
+import type { RestartCause, WorkerMetrics } from '../src/metrics.ts';
 import type { LoadedModel, Pulse, WorkerReport } from '../src/worker-reports.ts';
-import { type RestartCause, type Supervisor, superviseWorker } from './supervisor.ts';
+import { type Supervisor, superviseWorker } from './supervisor.ts';
 import type { WorkerOptions } from './worker.ts';
 
 export interface PoolOptions extends Omit<WorkerOptions, 'cautiousMs' | 'cores' | 'worker' | 'run'> {
@@ -19,23 +20,24 @@ export interface PoolOptions extends Omit<WorkerOptions, 'cautiousMs' | 'cores' 
   maxMemoryBytes?: number | undefined;
 }
 
-/** Who counts what the workers do, such as `WorkerMetrics`. `worker` is a name as `WorkerDevice` has it. */
-export interface PoolObserver {
-  note(worker: string, report: WorkerReport): void;
-  restarted(worker: string, cause: RestartCause): void;
-  /** It was given up, or has ended. */
-  gone(worker: string): void;
+/** Who counts what the workers do: of `WorkerMetrics`, with names as `WorkerDevice` has them. */
+export type PoolObserver = Pick<WorkerMetrics, 'note' | 'restarted' | 'gone'>;
+
+export interface WorkerProcess {
+  pid?: number | undefined;
+  model?: LoadedModel;
+  /** Its last one. */
+  pulse?: Pulse;
 }
 
 /** One device's worker, by its processes so far. */
 export interface PoolWorker extends Readonly<WorkerDevice> {
   /** starting: it takes no shards yet. restarting: its process ended, another follows. ended: by itself, or `failure` says why. */
   phase: 'starting' | 'ready' | 'restarting' | 'ended';
-  /** When the process that runs now last told anything, or was started; as `performance.now()`. */
+  /** When it last told anything, or its process was started; as `performance.now()`. */
   heardAt: number;
-  /** Of the process that runs now. */
-  model?: LoadedModel | undefined;
-  pulse?: Pulse | undefined;
+  /** The one that runs now. */
+  process?: WorkerProcess | undefined;
   failure?: Error;
   images: { ok: number; failed: number; gone: number };
   shards: { done: number; failed: number; handedBack: number; lost: number };
@@ -63,20 +65,24 @@ export function openPool(
     observer,
   }: { log: Logger; writeLine(line: string): void; observer?: PoolObserver | undefined },
 ): Pool {
-  let isStopping = false;
   const workers = devices.map(newWorker);
   let supervisors: Supervisor[] = [];
   const ended = Promise.withResolvers<void>();
+  let isStopping = false;
 
   function supervise(worker: PoolWorker, at: number): Supervisor {
     const { name, device } = worker;
     const own = log.child({ worker: name });
-    const supervisor = superviseWorker(
+    return superviseWorker(
       { ...options, settings: { ...settings, device }, worker: name, cores: coresOf(at, devices.length) },
       {
         log: own,
         writeLine,
         maxMemoryBytes,
+        onStart(pid) {
+          worker.process = { pid };
+          worker.heardAt = performance.now();
+        },
         onReport(report) {
           note(worker, report);
           if (report.kind === 'ready')
@@ -84,44 +90,43 @@ export function openPool(
           observer?.note(name, report);
         },
         onRestart(cause) {
+          worker.phase = 'restarting';
+          worker.process = undefined;
           worker.restarts[cause] += 1;
-          Object.assign(worker, {
-            phase: 'restarting',
-            model: undefined,
-            pulse: undefined,
-          } satisfies Partial<PoolWorker>);
           observer?.restarted(name, cause);
         },
       },
     );
-    supervisor.ended
-      .catch((error) => {
-        worker.failure = error;
-        const left = workers.filter(({ phase, failure }) => phase !== 'ended' && !failure).length;
-        own.error({ error: messageOf(error), left }, 'worker given up');
-      })
-      .finally(() => {
-        Object.assign(worker, {
-          phase: 'ended',
-          model: undefined,
-          pulse: undefined,
-        } satisfies Partial<PoolWorker>);
-        observer?.gone(name);
-      });
-    return supervisor;
   }
 
-  async function untilEnded(): Promise<void> {
-    const ends = await Promise.allSettled(supervisors.map(({ ended }) => ended));
-    const failures = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason] : []));
-    if (failures.length === ends.length) throw failures[0];
+  async function untilEnded(worker: PoolWorker, supervisor: Supervisor): Promise<void> {
+    try {
+      await supervisor.ended;
+    } catch (error) {
+      worker.failure = error instanceof Error ? error : new Error(String(error));
+    }
+    worker.phase = 'ended';
+    worker.process = undefined;
+    observer?.gone(worker.name);
+    const left = workers.filter(({ phase }) => phase !== 'ended').length;
+    // Of the last one, whoever waits for the end hears.
+    if (worker.failure && left > 0)
+      log.error(
+        { worker: worker.name, error: messageOf(worker.failure), left },
+        'worker given up; the others go on',
+      );
   }
 
   return {
     workers,
     start() {
       supervisors = workers.map(supervise);
-      untilEnded().then(ended.resolve, ended.reject);
+      const ends = supervisors.map((supervisor, at) => untilEnded(workers[at] as PoolWorker, supervisor)); // one each
+      void Promise.all(ends).then(() => {
+        const [first] = workers;
+        if (first?.failure && workers.every(({ failure }) => failure)) ended.reject(first.failure);
+        else ended.resolve();
+      });
     },
     get isStopping() {
       return isStopping;
@@ -154,10 +159,10 @@ function note(worker: PoolWorker, report: WorkerReport): void {
       worker.phase = 'ready';
       break;
     case 'model':
-      worker.model = report.model;
+      if (worker.process) worker.process.model = report.model;
       break;
     case 'pulse':
-      worker.pulse = report.pulse;
+      if (worker.process) worker.process.pulse = report.pulse;
       break;
     case 'shard left':
       worker.shards[report.how === 'handed back' ? 'handedBack' : report.how] += 1;

@@ -15,6 +15,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ConfigError, messageOf } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
+import type { RestartCause } from '../src/metrics.ts';
 import type { WorkerReport } from '../src/worker-reports.ts';
 import { entryOf, errorOf } from './thread.ts';
 import type { WorkerOptions, WorkerOrder } from './worker.ts';
@@ -36,12 +37,12 @@ export interface SupervisorOptions {
   writeLine(line: string): void;
   /** Of the process with its threads, when it is replaced. */
   maxMemoryBytes?: number | undefined;
+  /** A process was started. */
+  onStart?(pid: number | undefined): void;
   onReport?(report: WorkerReport): void;
   /** A process has ended, and another is started, now or after a pause. */
   onRestart?(cause: RestartCause): void;
 }
-
-export type RestartCause = 'crash' | 'memory' | 'store';
 
 /** A worker that crashes this often without a shard done in between gives up: something is wrong that no restart cures. */
 const maxCrashes = 5;
@@ -74,7 +75,7 @@ interface Ending {
 /** `cores`: those that the worker may count on; all, where it is left out. */
 export function superviseWorker(
   options: Omit<WorkerOptions, 'cautiousMs' | 'cores'> & { cores?: number },
-  { log, writeLine, maxMemoryBytes, onReport, onRestart }: SupervisorOptions,
+  { log, writeLine, maxMemoryBytes, onStart, onReport, onRestart }: SupervisorOptions,
 ): Supervisor {
   const { cores = availableParallelism(), settings } = options;
   const ready = Promise.withResolvers<{ device: string }>();
@@ -121,6 +122,7 @@ export function superviseWorker(
       env: { ...mallocSettings, ...libuvSettings, ...process.env },
     });
     child = worker;
+    onStart?.(worker.pid);
     let fatal: Error | undefined;
     let isStoreAway = false;
     let isFinishing = false;

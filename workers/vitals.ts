@@ -35,7 +35,7 @@ function whySilent({ name, phase, heardAt }: PoolWorker, { loopMs, startMs }: Pa
 }
 
 function whyNotReady(worker: PoolWorker, patience: Patience): string | undefined {
-  const { name, phase, failure, model, pulse } = worker;
+  const { name, phase, failure, process: { model, pulse } = {} } = worker;
   if (failure) return `${name}: given up (${failure.message})`;
   if (phase === 'ended') return `${name}: ended`;
   if (phase !== 'ready') return `${name}: ${phase}`;
@@ -50,18 +50,28 @@ function whyNotReady(worker: PoolWorker, patience: Patience): string | undefined
   return undefined;
 }
 
-function redisSilentMs({ pulse, heardAt }: PoolWorker): number | null {
+function redisSilentMs({ process: { pulse } = {}, heardAt }: PoolWorker): number | null {
   if (!pulse || pulse.redisSeenMs === null) return null;
   return pulse.redisSeenMs + performance.now() - heardAt;
 }
 
 function describeWorker(worker: PoolWorker): Record<string, unknown> {
-  const { name, device, phase, model, pulse, failure, shards, images, restarts } = worker;
+  const {
+    name,
+    device,
+    phase,
+    process: { pid, model, pulse } = {},
+    failure,
+    shards,
+    images,
+    restarts,
+  } = worker;
   const redisMs = redisSilentMs(worker);
   return {
     worker: name,
     device,
     phase,
+    ...(pid !== undefined && { pid }),
     ...(failure && { failure: failure.message }),
     ...(model && { model: model.ref, precision: model.precision }),
     ...(pulse && { memoryBytes: pulse.memoryBytes, shardsInFlight: pulse.shardsInFlight }),

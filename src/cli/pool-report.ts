@@ -50,7 +50,7 @@ function doings(workers: readonly PoolWorker[]): string {
   return `${workers.length} workers: ${[...counts].map(([doing, count]) => `${count} ${doing}`).join(', ')}`;
 }
 
-function doingOf({ phase, failure, model, pulse }: PoolWorker): string {
+function doingOf({ phase, failure, process: { model, pulse } = {} }: PoolWorker): string {
   if (failure) return 'given up';
   if (phase !== 'ready') return phase;
   if (!pulse?.shardsInFlight) return 'waiting for shards';

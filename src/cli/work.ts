@@ -47,13 +47,16 @@ export function addWorkCommand(program: Command): void {
       await store.close();
 
       const { maxMemoryBytes, metricsPort, host } = settings;
+      const metrics =
+        metricsPort === undefined ? undefined : (await import('../metrics.ts')).openWorkerMetrics();
       const pool = openPool(
         { devices, output, redisUrl: redis.url, queue, settings, maxMemoryBytes },
-        { log, writeLine: terminal.writeLine },
+        { log, writeLine: terminal.writeLine, observer: metrics },
       );
       let health: HealthServer | undefined;
       if (metricsPort !== undefined) {
-        health = await openHealth(vitalsOf(pool), { host, port: metricsPort, log });
+        const vitals = { ...vitalsOf(pool), metrics: metrics?.text };
+        health = await openHealth(vitals, { host, port: metricsPort, log });
         log.info({ url: health.url }, 'health and metrics are served');
       }
       const stop = (): void => pool.stop();
