@@ -4,8 +4,17 @@ import { join } from 'node:path';
 import type { IPodTemplateSpec } from 'kubernetes-models/v1';
 import { describe, expect, test } from 'vitest';
 import { type Manifest, openKubectl, podsOf, schemaErrors } from './helpers/kubernetes.ts';
-import { documentedSecrets, root, writeOverlays } from './helpers/kubernetes-docs.ts';
-import { breaches, labelsOf, portNamesOf, reaches, selectorOf, selects, startOf } from './helpers/pods.ts';
+import { blocks, documentedSecrets, root, writeOverlays } from './helpers/kubernetes-docs.ts';
+import {
+  breaches,
+  labelsOf,
+  parseCommand,
+  portNamesOf,
+  reaches,
+  selectorOf,
+  selects,
+  startOf,
+} from './helpers/pods.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
@@ -239,6 +248,14 @@ test('each pod reaches what it needs, and nothing else', () => {
   expect(reaches(objects, { namespace: 'keda' }, worker, 9464)).toBe(false);
   for (const scraped of [worker, api])
     expect(reaches(objects, { namespace: 'monitoring' }, scraped, 9464)).toBe(true);
+});
+
+test('the commands of lensmill that the page has people run are commands of lensmill', async () => {
+  const typed = blocks('console').flatMap((block) => [
+    ...block.matchAll(/(?:run\.sh|-- lensmill) (.*?)(?: {2,}#.*)?$/gm),
+  ]);
+  expect(typed.length).toBeGreaterThan(4);
+  for (const [, line = ''] of typed) await expect(parseCommand(line.split(' '))).resolves.toBeDefined();
 });
 
 /** The pod of lensmill's component; without one, that of Redis. */
