@@ -8,8 +8,8 @@ import { text } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
-import { openKubectl, parseManifests, podsOf, schemaErrors } from './helpers/kubernetes.ts';
-import { blocks, documentedSecrets, root, writeOverlays } from './helpers/kubernetes-docs.ts';
+import { type Manifest, openKubectl, parseManifests, podsOf, schemaErrors } from './helpers/kubernetes.ts';
+import { blocks, documentedSecrets, page, root, writeOverlays } from './helpers/kubernetes-docs.ts';
 import { startKubernetes } from './helpers/kubernetes-server.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -84,6 +84,38 @@ test('the other objects that the page shows are valid, and lead to what is there
       for (const { name, key } of object.spec.secretTargetRef ?? [])
         expect(secrets.get(name)).toHaveProperty(key);
   }
+});
+
+test('the page tells what each pod has', async () => {
+  const cpu = await kubectl.build(join(root, 'deploy/kubernetes/overlays/cpu'));
+  const rowOf = (
+    name: string,
+    objects: readonly Manifest[],
+    kind: Manifest['kind'],
+    object: string,
+  ): string => {
+    const found = objects.find((one) => one.kind === kind && one.metadata?.name === `lensmill-${object}`);
+    const { requests, limits } = (found && podsOf(found))?.spec?.containers[0]?.resources ?? {};
+    const cores = (cpu: unknown): string => {
+      const count = String(cpu).endsWith('m') ? Number.parseInt(String(cpu), 10) / 1000 : Number(cpu);
+      return `${count} ${count === 1 ? 'core' : 'cores'}`;
+    };
+    const amounts = [requests, limits].map((amount) => {
+      const { cpu: count, memory } = amount ?? {};
+      const gpu = limits?.['nvidia.com/gpu'] === undefined ? '' : `, ${limits['nvidia.com/gpu']} GPU`;
+      return `${cores(count)}, ${String(memory).replace(/([MG]i)$/, ' $1B')}${gpu}`;
+    });
+    return `| ${name} | ${amounts.join(' | ')} |`;
+  };
+  for (const row of [
+    rowOf('worker, CPU', cpu, 'Deployment', 'worker'),
+    rowOf('worker, GPU', keda, 'Deployment', 'worker'),
+    rowOf('API, two', keda, 'Deployment', 'api'),
+    rowOf('`enqueue`', keda, 'CronJob', 'enqueue'),
+    rowOf('`build-index`, `verify`', keda, 'CronJob', 'build-index'),
+    rowOf('Redis', keda, 'StatefulSet', 'redis'),
+  ])
+    expect(page).toContain(row);
 });
 
 test('the secret of the store is a file of the AWS SDK, and without it the SDK goes on to what the cloud mounts', async () => {

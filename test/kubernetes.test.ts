@@ -217,6 +217,31 @@ test('Node is told of as many cores as a worker may use, and a process is replac
   }
 });
 
+test('KEDA asks the API in its own namespace, and gives it as long to scale down as the work may take', () => {
+  const scaled = keda?.find((object) => object.kind === 'ScaledObject');
+  const [trigger] = scaled?.spec?.triggers ?? [];
+  const { url = '', targetValue } = trigger?.metadata ?? {};
+  const { hostname, port, pathname } = new URL(url);
+  const service = keda?.find(
+    (object) => object.kind === 'Service' && object.metadata?.name === 'lensmill-api',
+  );
+  expect(hostname).toBe(`${service?.metadata?.name}.${service?.metadata?.namespace}.svc`);
+  expect(service?.kind === 'Service' && service.spec?.ports).toContainEqual({
+    name: 'metrics',
+    port: Number(port),
+    targetPort: 'metrics',
+  });
+  expect(pathname).toBe('/metrics');
+  const { behavior } = scaled?.spec?.advanced?.horizontalPodAutoscalerConfig ?? {};
+  expect(behavior?.scaleDown?.stabilizationWindowSeconds).toBe(Number(targetValue));
+  // Who says how many there are: KEDA, and no manifest that is applied again.
+  const worker = keda?.find(
+    (object) => object.kind === 'Deployment' && object.metadata?.name === 'lensmill-worker',
+  );
+  expect(scaled?.spec?.scaleTargetRef.name).toBe(worker?.metadata?.name);
+  expect(worker?.kind === 'Deployment' && worker.spec).not.toHaveProperty('replicas');
+});
+
 test('each pod reaches what it needs, and nothing else', () => {
   const objects = [...(keda ?? []), ...(monitoring ?? [])];
   const [worker, api, job] = ['worker', 'api', 'job'].map((component) => ({

@@ -6,11 +6,11 @@ import type { ISecret } from 'kubernetes-models/v1';
 import { type Kubectl, type Manifest, parseManifests } from './kubernetes.ts';
 
 export const root = join(import.meta.dirname, '../..');
-const docs = readFileSync(join(root, 'docs/kubernetes.md'), 'utf8');
+export const page = readFileSync(join(root, 'docs/kubernetes.md'), 'utf8');
 
 /** The text of each block in this language. */
 export function blocks(language: 'console' | 'yaml'): string[] {
-  const found = docs.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'));
+  const found = page.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'));
   return [...found].map(([, text = '']) => text);
 }
 
@@ -81,5 +81,5 @@ export function writeOverlays(folder: string, more = ''): Record<Overlay, string
 
 /** Keys of Redis that the page names, in its order, each once. */
 export function keysInDocs(): string[] {
-  return [...new Set([...docs.matchAll(/\{lensmill\}:[\w.:-]+/g)].map(([key]) => key))];
+  return [...new Set([...page.matchAll(/\{lensmill\}:[\w.:-]+/g)].map(([key]) => key))];
 }
