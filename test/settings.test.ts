@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import {
@@ -100,16 +100,4 @@ test('passwords are not printed', () => {
   expect(shownSetting('token', 'a-token-of-my-own')).toBe('***');
   expect(shownSetting('token', undefined)).toBeUndefined();
   expect(() => resolveSettings({}, { LENSMILL_TOKEN: 'too short' }, {})).toThrow(/^((?!too short).)*$/);
-});
-
-test("the README's table is this table: on failure, paste what is expected", () => {
-  const readme = readFileSync(join(import.meta.dirname, '../README.md'), 'utf8');
-  const rows = settingNames.map((name) => {
-    const { flag, env, help, default: byDefault = '' } = settingsTable[name];
-    const shown = name === 'cacheDir' ? '~/.cache/lensmill' : byDefault;
-    return `| \`${flag}\` | \`${env}\` | \`${name}\` | ${shown} | ${help.replaceAll('|', '\\|')} |`;
-  });
-  expect(readme).toContain(
-    ['| flag | environment | file | default | |', '|---|---|---|---|---|', ...rows].join('\n'),
-  );
 });

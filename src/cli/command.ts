@@ -28,6 +28,16 @@ export const exitCodes = {
 } as const;
 export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
 
+/** As `--help` and docs/commands.md tell them. */
+export const exitMeanings: Record<keyof typeof exitCodes, string> = {
+  done: 'done',
+  failed: 'failed',
+  config: 'usage or configuration: the message says what to change',
+  someFailed: 'done, and some images are failed rows, or could not be compared',
+  resumable: 'stopped; `lensmill resume` goes on',
+  interrupted: 'interrupted',
+};
+
 export interface Context extends Caller {
   settings: Settings;
   origins: ResolvedSettings['origins'];
@@ -55,12 +65,27 @@ export interface CommandOptions {
   act(context: Context, args: readonly string[], options: Record<string, unknown>): Promise<ExitCode>;
 }
 
+const described = new WeakMap<Command, CommandOptions>();
+
+/** What a command was added with: what is known of it beyond commander's own. */
+export function describedOptions(command: Command): CommandOptions {
+  const options = described.get(command);
+  if (!options) throw new Error(`${command.name()} was not added by addCommand: this is a bug`);
+  return options;
+}
+
+/** The settings that a command takes, those of every command last. */
+export function settingsOf(command: Command): SettingName[] {
+  return [...describedOptions(command).settings, ...commonSettings];
+}
+
 /** Adds a command to a program. What its action throws becomes one line on stderr and an exit code. */
 export function addCommand(program: Command, name: string, options: CommandOptions): void {
   const command = program.command(name).summary(options.summary).description(options.summary);
   for (const [argument, help] of options.arguments ?? []) command.argument(argument, help);
   for (const [flag, help] of options.options ?? []) command.option(flag, help);
-  const settingOptions = [...options.settings, ...commonSettings].map((setting) => {
+  described.set(command, options);
+  const settingOptions = settingsOf(command).map((setting) => {
     const { flag, help, default: byDefault, env } = settingsTable[setting];
     const option = new Option(
       flag,

@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import { errnoOf } from '../errno.ts';
 import { version } from '../version.ts';
-import { exitCodes } from './command.ts';
+import { exitCodes, exitMeanings } from './command.ts';
 import { addCommands } from './commands.ts';
 
 // `npm run` stands in the project's folder; paths are relative to where the user stands.
@@ -25,7 +25,10 @@ const program = new Command('lensmill')
   .addHelpText(
     'after',
     `
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done with failed images, 4 stopped and resumable, 130 interrupted.
+Exit codes:
+${Object.entries(exitCodes)
+  .map(([how, code]) => `  ${String(code).padStart(3)}  ${exitMeanings[how as keyof typeof exitCodes]}`) // its own keys
+  .join('\n')}
 Settings come from flags, else the environment, else lensmill.yaml; \`lensmill doctor\` shows them all.`,
   );
 
