@@ -3,8 +3,10 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { IPodTemplateSpec } from 'kubernetes-models/v1';
 import { describe, expect, test } from 'vitest';
+import { assumedImagesPerSecond } from '../src/backlog.ts';
+import { queueTable } from '../src/metric-table.ts';
 import { type Manifest, openKubectl, podsOf, schemaErrors } from './helpers/kubernetes.ts';
-import { blocks, documentedSecrets, root, writeOverlays } from './helpers/kubernetes-docs.ts';
+import { blocks, documentedSecrets, page, root, writeOverlays } from './helpers/kubernetes-docs.ts';
 import {
   breaches,
   labelsOf,
@@ -220,7 +222,9 @@ test('Node is told of as many cores as a worker may use, and a process is replac
 test('KEDA asks the API in its own namespace, and gives it as long to scale down as the work may take', () => {
   const scaled = keda?.find((object) => object.kind === 'ScaledObject');
   const [trigger] = scaled?.spec?.triggers ?? [];
-  const { url = '', targetValue } = trigger?.metadata ?? {};
+  const { url = '', targetValue, valueLocation } = trigger?.metadata ?? {};
+  expect(valueLocation).toBe(queueTable.backlog.name);
+  expect(page).toContain(`${assumedImagesPerSecond} images/s a worker are assumed`);
   const { hostname, port, pathname } = new URL(url);
   const service = keda?.find(
     (object) => object.kind === 'Service' && object.metadata?.name === 'lensmill-api',
