@@ -8,8 +8,17 @@ import { text } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
+import { parseRedisAddress } from '../src/redis-address.ts';
 import { type Manifest, openKubectl, parseManifests, podsOf, schemaErrors } from './helpers/kubernetes.ts';
-import { blocks, documentedSecrets, page, root, writeOverlays } from './helpers/kubernetes-docs.ts';
+import {
+  blocks,
+  blockWith,
+  createdBy,
+  documentedSecrets,
+  page,
+  root,
+  writeOverlays,
+} from './helpers/kubernetes-docs.ts';
 import { startKubernetes } from './helpers/kubernetes-server.ts';
 import { tempFolder } from './helpers/temp.ts';
 
@@ -83,6 +92,26 @@ test('the other objects that the page shows are valid, and lead to what is there
     if (object.kind === 'TriggerAuthentication')
       for (const { name, key } of object.spec.secretTargetRef ?? [])
         expect(secrets.get(name)).toHaveProperty(key);
+  }
+});
+
+test('the address of a Redis elsewhere names the certificate where pods have it', async () => {
+  const folder = tempFolder();
+  writeFileSync(join(folder, 'ca.crt'), 'a certificate');
+  const block = blockWith('console', '--from-file=ca.crt');
+  const [secret] = await createdBy(kubectl, block, { cwd: folder, env: { password: 'a-password' } });
+  const data = secret?.kind === 'Secret' ? (secret.data ?? {}) : {};
+  const address = parseRedisAddress(Buffer.from(data.url ?? '', 'base64').toString());
+  const objects = await kubectl.build(writeOverlays(tempFolder()).elsewhere);
+  for (const pod of objects.flatMap((object) => podsOf(object) ?? [])) {
+    const volume = pod.spec?.volumes?.find((one) => one.secret?.secretName === secret?.metadata?.name);
+    const mount = pod.spec?.containers[0]?.volumeMounts?.find(({ name }) => name === volume?.name);
+    const [file = ''] = Object.keys(data).filter((key) => key !== 'url');
+    expect(address).toMatchObject({
+      kind: 'server',
+      login: { username: 'lensmill', password: 'a-password' },
+      tls: { ca: join(mount?.mountPath ?? '', file) },
+    });
   }
 });
 
