@@ -31,7 +31,9 @@ const count = z.coerce.number().int().min(1);
 const countOrZero = z.coerce.number().int().min(0);
 const shareOfOne = z.coerce.number().min(0).max(1);
 const flagValue = z.union([z.boolean(), z.stringbool()]);
-const list = z.union([z.array(text), text.transform((one) => one.split(',').map((part) => part.trim()))]);
+const list = z.union([z.array(text), text.transform((one) => one.split(',').map((part) => part.trim()))], {
+  error: 'expected one or several, with commas between them',
+});
 
 const byteUnits = { '': 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9 } as const;
 const byteSize = z.union([z.number(), text]).transform((value, context) => {

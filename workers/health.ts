@@ -35,7 +35,7 @@ export interface HealthServer {
 const requestMs = 5_000;
 /** Of a connection on which nothing moves: Prometheus comes back after 15 or 30 s. */
 const idleMs = 60_000;
-const mostConnections = 64;
+const mostConnections = 256;
 
 /** Listens when it resolves. Throws ConfigError 'port-in-use', 'port-refused' and 'no-such-address'. */
 export async function openHealth(
@@ -43,7 +43,12 @@ export async function openHealth(
   { host, port, log }: { host: string; port: number; log: Logger },
 ): Promise<HealthServer> {
   const server = createServer(
-    { headersTimeout: requestMs, requestTimeout: requestMs, keepAliveTimeout: idleMs },
+    {
+      headersTimeout: requestMs,
+      requestTimeout: requestMs,
+      connectionsCheckingInterval: requestMs,
+      keepAliveTimeout: idleMs,
+    },
     (request, response) => {
       answer(health, request, response).catch((error) => {
         log.error({ err: error, url: request.url }, 'health request failed');

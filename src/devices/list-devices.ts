@@ -11,20 +11,23 @@ export interface WorkerDevice {
   device: string;
 }
 
+/** For tests: what a machine has. */
+const thisMachine = { resolveDevice, countGpus: countVisibleGpus };
+
 /**
- * As the settings `device` and `devices` have them; a GPU without a number stands for all that are visible. `countGpus` is for tests. Throws
+ * `wanted`: as the settings `device` and `devices` have them; a GPU without a number stands for all that are visible. Throws
  * ConfigError 'no-cuda' and 'no-tensorrt' for what is not here.
  */
-export function listDevices(wanted: readonly string[], countGpus = countVisibleGpus): WorkerDevice[] {
+export function listDevices(wanted: readonly string[], machine = thisMachine): WorkerDevice[] {
   let gpus: number | undefined;
   const devices = wanted.flatMap((one): string[] => {
     const [kind = '', first, second] = one.split(':');
     if (kind === 'cpu') return Array(Number(first ?? 1)).fill('cpu');
     if (kind === 'sleep') return Array(Number(second ?? 1)).fill(`sleep:${first}`);
-    const { device } = resolveDevice(one);
+    const { device } = machine.resolveDevice(one);
     // It says why when it is opened.
     if (device.provider.deviceId === undefined) return [one];
-    gpus ??= countGpus();
+    gpus ??= machine.countGpus();
     if (first === undefined) return Array.from({ length: gpus }, (_, n) => `${device.kind}:${n}`);
     if (Number(first) < gpus) return [one];
     const visible =
