@@ -122,22 +122,25 @@ export const workerTable = {
   build: gauge('lensmill_build_info', ['version', 'node'], '1 for the version of lensmill and of Node.'),
 } satisfies Record<string, Metric>;
 
-/** What `lensmill serve` tells of the queue of its output, as Redis has it; and `lensmill_build_info`. */
-export const queueTable = {
-  shards: gauge(
+/** From what is in memory to a search by a picture on a CPU, and to what a person has given up on. */
+const requestSeconds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+
+/** What `lensmill serve` tells: of the queue of its output, as Redis has it, and of its own requests. */
+export const serveTable = {
+  jobs: gauge(
     'lensmill_queue_shards',
     ['state'],
-    'Shards in Redis, of all runs: waiting, active, delayed until their next attempt, failed for good.',
+    'Shards of open runs in Redis: waiting, active, delayed until their next attempt; and those that failed for good.',
   ),
   runs: gauge(
     'lensmill_runs',
     ['state'],
     'Runs that workers are told of, by state: open, paused, blocked, cancelled.',
   ),
-  runShards: gauge(
+  shards: gauge(
     'lensmill_run_shards',
     ['run', 'state'],
-    'Shards of each open run: done, and left; a failed one is left.',
+    'Shards of each open run: done, left, or failed for good.',
   ),
   images: gauge('lensmill_queue_images', [], 'Images of open runs that are not done.'),
   pool: gauge(
@@ -148,17 +151,23 @@ export const queueTable = {
   backlog: gauge(
     'lensmill_backlog_worker_seconds',
     [],
-    'What one worker would need for all that is left of open runs; 0 only when nothing is.',
+    'What one worker would need for all that is in Redis; 0 only when nothing is. Until a shard of a model is done, 500 images a second are assumed.',
   ),
   drain: gauge(
     'lensmill_predicted_drain_seconds',
     [],
-    'What the pool, at its present pace, needs for all that is left; absent while nobody works.',
+    'What the pool, at its present pace, needs for all that is in Redis; absent while nobody works.',
   ),
   errors: counter(
     'lensmill_queue_scrape_errors_total',
     [],
     'Scrapes for which Redis did not answer in time: what is told of the queue is then absent.',
+  ),
+  requests: histogram(
+    'lensmill_http_request_seconds',
+    ['method', 'route', 'status'],
+    'Requests of the API and the page, by how long they took; streams of events are none.',
+    requestSeconds,
   ),
   build: workerTable.build,
 } satisfies Record<string, Metric>;

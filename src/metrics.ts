@@ -44,7 +44,10 @@ export interface Meters<Table extends Record<string, Metric>> {
   text(): Promise<MetricsText>;
 }
 
-/** A registry of its own: a table's metrics, which version this is, and the process's own under prom-client's names. */
+/**
+ * A registry of its own: a table's metrics, which version this is, and the process's own under prom-client's names. A gauge is
+ * absent until it is set.
+ */
 export function openMeters<Table extends Record<string, Metric> & Pick<typeof workerTable, 'build'>>(
   table: Table,
 ): Meters<Table> {
@@ -56,6 +59,7 @@ export function openMeters<Table extends Record<string, Metric> & Pick<typeof wo
   });
   // Each was made of its own entry's type just now.
   const meters = Object.fromEntries(entries) as Meters<Table>['meters'];
+  for (const meter of Object.values(meters)) if (meter instanceof Gauge) forget(meter);
   const build: Gauge<'version' | 'node'> = meters.build;
   build.set({ version, node: process.version }, 1);
   collectDefaultMetrics({ register: registry });
@@ -63,6 +67,13 @@ export function openMeters<Table extends Record<string, Metric> & Pick<typeof wo
     meters,
     text: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
   };
+}
+
+/** All of a gauge's series go. */
+export function forget(gauge: Gauge): void {
+  gauge.reset();
+  // prom-client resets one without labels to 0.
+  gauge.remove({});
 }
 
 /** A minute: scrapes are seldom further apart. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { IPodTemplateSpec } from 'kubernetes-models/v1';
 import { describe, expect, test } from 'vitest';
 import { assumedImagesPerSecond } from '../src/backlog.ts';
-import { queueTable } from '../src/metric-table.ts';
+import { serveTable } from '../src/metric-table.ts';
 import { type Manifest, openKubectl, podsOf, schemaErrors } from './helpers/kubernetes.ts';
 import { blocks, documentedSecrets, page, root, writeOverlays } from './helpers/kubernetes-docs.ts';
 import {
@@ -223,7 +223,7 @@ test('KEDA asks the API in its own namespace, and gives it as long to scale down
   const scaled = keda?.find((object) => object.kind === 'ScaledObject');
   const [trigger] = scaled?.spec?.triggers ?? [];
   const { url = '', targetValue, valueLocation } = trigger?.metadata ?? {};
-  expect(valueLocation).toBe(queueTable.backlog.name);
+  expect(valueLocation).toBe(serveTable.backlog.name);
   expect(page).toContain(`${assumedImagesPerSecond} images/s a worker are assumed`);
   const { hostname, port, pathname } = new URL(url);
   const service = keda?.find(

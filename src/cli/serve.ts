@@ -2,13 +2,16 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import type { Command } from 'commander';
+import { openHealth } from '../../workers/health.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError, messageOf } from '../errors.ts';
 import { queueOf } from '../producer/drive.ts';
+import type { QueueAddress } from '../queue.ts';
 import { checkRedis } from '../redis-connection.ts';
 import { s3OptionsOf } from '../settings.ts';
 import { isLoopback, newToken } from '../web/access.ts';
 import { explainListening, shownHost } from '../web/listening.ts';
+import type { ServeMetrics } from '../web/metrics.ts';
 import { openServer } from '../web/server.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
@@ -27,6 +30,7 @@ export function addServeCommand(program: Command): void {
       'redis',
       'queue',
       'queueDashboard',
+      'metricsPort',
       'pricePerHour',
       'device',
       'threads',
@@ -55,7 +59,11 @@ export function addServeCommand(program: Command): void {
         );
       }
       const store = await openOutput(settings);
+      const queue = await queueAddress({ ...context, settings }, queueOf(settings, store));
+      let watched: Watched | undefined;
+      let isServing = false;
       try {
+        watched = await watch(context, queue, () => isServing);
         const server = await openServer({
           store,
           index: {
@@ -67,14 +75,16 @@ export function addServeCommand(program: Command): void {
           settings,
           host,
           token,
-          queue: await queueAddress({ ...context, settings }, queueOf(settings, store)),
+          queue,
           queueBoard: settings.queueDashboard,
+          onAnswered: watched?.noteAnswered,
           log,
         });
         try {
           await server.listen({ host, port }).catch((error) => {
             throw explainListening(error, { host, port, flag: '--port' });
           });
+          isServing = true;
           if (!isLoopback(host)) {
             log.warn(
               { host },
@@ -98,13 +108,51 @@ export function addServeCommand(program: Command): void {
           terminal.show(undefined);
           return exitCodes.done;
         } finally {
+          isServing = false;
           await server.close();
         }
       } finally {
+        await watched?.close();
         await store.close();
       }
     },
   });
+}
+
+interface Watched {
+  noteAnswered: ServeMetrics['noteAnswered'];
+  close(): Promise<void>;
+}
+
+/** /healthz, /readyz and /metrics, where they are asked for. What answers is well; a Redis that is away is no reason not to be ready. */
+async function watch(
+  { settings: { metricsPort, host }, log }: Context,
+  queue: QueueAddress | undefined,
+  isServing: () => boolean,
+): Promise<Watched | undefined> {
+  if (metricsPort === undefined) return undefined;
+  const metrics = (await import('../web/metrics.ts')).openServeMetrics(queue, { log });
+  try {
+    const health = await openHealth(
+      {
+        ailments: () => [],
+        obstacles: () => (isServing() ? [] : ['the page and the API are not served']),
+        metrics: metrics.text,
+      },
+      { host, port: metricsPort, log },
+    );
+    log.info({ url: health.url }, 'health and metrics are served');
+    return {
+      noteAnswered: metrics.noteAnswered,
+      async close() {
+        await health.close();
+        await metrics.close();
+      },
+    };
+  } catch (error) {
+    await metrics.close();
+    throw error;
+  }
 }
 
 /** Where runs under way are looked up. A Redis that is away now may come later: it is no reason not to serve. */

@@ -50,8 +50,20 @@ export interface ServerOptions {
   /** bull-board over that queue, at /queues. */
   queueBoard?: boolean;
   log: Logger;
+  /** Told of each request when it is over. */
+  onAnswered?: ((answered: Answered) => void) | undefined;
   /** Of the built page; else the one beside this module. */
   pageFolder?: string;
+}
+
+export interface Answered {
+  method: string;
+  /** As it was registered, `/api/images/:id`; undefined where there is none. */
+  route: string | undefined;
+  status: number;
+  ms: number;
+  /** It was a stream of events: it took as long as somebody listened. */
+  isStream: boolean;
 }
 
 /** A page that shows 500 thumbnails asks as many times at once. */
@@ -76,6 +88,7 @@ export async function openServer({
   queue,
   queueBoard = false,
   log,
+  onAnswered,
   pageFolder,
 }: ServerOptions): Promise<FastifyInstance> {
   const app = Fastify({
@@ -128,9 +141,14 @@ export async function openServer({
     return reply.code(problem.status).headers(headers).type('application/json').send(JSON.stringify(problem));
   };
   app.setErrorHandler((error, _request, reply) => answerProblem(error, reply));
-  app.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode, elapsedTime }) => {
-    log.debug({ method, route: url, status: statusCode, ms: Math.round(elapsedTime) }, 'request done');
-  });
+  app.addHook(
+    'onResponse',
+    async ({ method, routeOptions: { url: route } }, { statusCode, elapsedTime, raw }) => {
+      log.debug({ method, route, status: statusCode, ms: Math.round(elapsedTime) }, 'request done');
+      const isStream = String(raw.getHeader('content-type')).startsWith('text/event-stream');
+      onAnswered?.({ method, route, status: statusCode, ms: elapsedTime, isStream });
+    },
+  );
 
   await app.register(helmet, headersPolicy);
   await app.register(multipart);
