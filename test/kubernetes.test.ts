@@ -238,6 +238,13 @@ test('KEDA asks the API in its own namespace, and gives it as long to scale down
   expect(pathname).toBe('/metrics');
   const { behavior } = scaled?.spec?.advanced?.horizontalPodAutoscalerConfig ?? {};
   expect(behavior?.scaleDown?.stabilizationWindowSeconds).toBe(Number(targetValue));
+  // The figures of docs/kubernetes.md are of these.
+  const { pollingInterval, cooldownPeriod, maxReplicaCount } = scaled?.spec ?? {};
+  const bench = read('test/bench/autoscale.ts');
+  expect(bench).toContain(
+    `pollingSeconds: ${pollingInterval}, cooldownSeconds: ${cooldownPeriod}, stabilizationSeconds: ${targetValue} }`,
+  );
+  expect(bench).toContain(`maxReplicas = ${maxReplicaCount};`);
   // Who says how many there are: KEDA, and no manifest that is applied again.
   const worker = keda?.find(
     (object) => object.kind === 'Deployment' && object.metadata?.name === 'lensmill-worker',
