@@ -24,6 +24,7 @@ const enqueueChunk = 1_000;
 const closeMs = 1_000;
 /** What a finished run leaves in Redis, for whoever still shows its progress. */
 const keepSeconds = 86_400;
+const kept = ['done', 'counts', 'failures'];
 
 /**
  * Jobs by state, all at one moment; KEYS are BullMQ's own. A `Queue` tells the same, but would have to be kept open for every run that is
@@ -97,6 +98,8 @@ export interface ShardQueue {
   dropJobs(run: string): Promise<void>;
   /** A finished run: its jobs and its line in the register go. */
   closeRun(run: string): Promise<void>;
+  /** What a closed run leaves for a day goes. */
+  forgetRun(run: string): Promise<void>;
   /** A run's queue as BullMQ has it, for a dashboard that knows BullMQ; opened without a write, and closed with this at the latest. */
   viewOf(run: string): Queue;
   close(): Promise<void>;
@@ -245,12 +248,14 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
       await keepRate(run);
       await redis.hdel(register, run);
       await queue.dropJobs(run);
-      await Promise.all(
-        ['done', 'counts', 'failures'].map((what) => redis.expire(key(run, what), keepSeconds)),
-      );
+      await Promise.all(kept.map((what) => redis.expire(key(run, what), keepSeconds)));
       await queues.get(run)?.close();
       queues.delete(run);
       atStep('run closed', run);
+    },
+
+    async forgetRun(run) {
+      await redis.del(...kept.map((what) => key(run, what)));
     },
 
     viewOf(run) {

@@ -10,7 +10,7 @@ import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
 
 test('a private Redis answers, keeps what it holds, and is gone when closed', async () => {
   const redis = await startPrivateRedis();
-  expect(await readRedisFacts(redis.url)).toMatchObject({ policy: 'noeviction', persistent: true });
+  expect(await readRedisFacts(redis.url)).toMatchObject({ policy: 'noeviction', appendsOnly: true });
   await redis.close();
   await redis.close();
   expect(existsSync(redis.url)).toBe(false);

@@ -10,18 +10,11 @@ import { buildOnnx, resolveModel } from '../models/model.ts';
 import { presets } from '../models/presets.ts';
 import { hubFromEnv } from '../models/pull.ts';
 import { loadModel } from '../producer/choose-model.ts';
-import { readRedisFacts } from '../redis-facts.ts';
-import { startPrivateRedis } from '../redis-server.ts';
-import { hideSecrets, type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
+import { type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import { version } from '../version.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
-
-interface Finding {
-  what: string;
-  verdict: 'good' | 'warning' | 'bad';
-  detail: string;
-}
+import { examineRedis, type Finding } from './doctor-redis.ts';
 
 export function addDoctorCommand(program: Command): void {
   addCommand(program, 'doctor', {
@@ -62,34 +55,6 @@ async function examine(what: string, look: () => Promise<Omit<Finding, 'what'>>)
   } catch (error) {
     return { what, verdict: 'bad', detail: messageOf(error) };
   }
-}
-
-async function examineRedis({ redis }: Settings): Promise<Omit<Finding, 'what'>> {
-  if (redis === undefined) {
-    const own = await startPrivateRedis();
-    try {
-      const { version: redisVersion } = await readRedisFacts(own.url);
-      return { verdict: 'good', detail: `a private redis-server ${redisVersion} (REDIS_URL is not set)` };
-    } finally {
-      await own.close();
-    }
-  }
-  const { version: redisVersion, policy, persistent } = await readRedisFacts(redis);
-  const [major = 0, minor = 0] = redisVersion.split('.').map(Number);
-  const detail = `Redis ${redisVersion} at ${hideSecrets(redis)}`;
-  if (major * 100 + minor < 602) return { verdict: 'bad', detail: `${detail}: BullMQ needs 6.2 or newer` };
-  if (policy !== 'noeviction') {
-    return {
-      verdict: 'bad',
-      detail: `${detail}: maxmemory-policy is ${policy}, which may drop jobs; set noeviction`,
-    };
-  }
-  if (!persistent)
-    return {
-      verdict: 'warning',
-      detail: `${detail}: no append-only file; after a restart use \`lensmill resume\``,
-    };
-  return { verdict: 'good', detail: `${detail}, noeviction, append-only` };
 }
 
 async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> {
