@@ -9,6 +9,7 @@ import { consumeShards } from '../src/consume.ts';
 import { silentLog } from '../src/log.ts';
 import { openQueue } from '../src/queue.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { openServeMetrics } from '../src/web/metrics.ts';
 import { openHealth } from '../workers/health.ts';
 import { type Manifest, openKubectl, podsOf } from './helpers/kubernetes.ts';
 import { keysInDocs, root } from './helpers/kubernetes-docs.ts';
@@ -78,9 +79,20 @@ test("Redis starts by the StatefulSet's command, keeps what it is told, refuses 
   expect((await ping()).exitCode).not.toBe(0);
 });
 
-test('the keys that the docs name are those of a live queue with a run half done', async () => {
+test('the keys that the docs name, and the metric, are those of a live queue with a run half done', async () => {
   const address = { redisUrl: server.url, name: 'photos' };
   const queue = openQueue(address);
+  const metrics = openServeMetrics(address, { log: silentLog });
+  const scaled = objects.find((object) => object.kind === 'ScaledObject');
+  const { valueLocation = '' } = scaled?.spec?.triggers[0]?.metadata ?? {};
+  /** As KEDA reads it: the one sample of that name, and a last line that ends. */
+  const backlog = async (): Promise<number> => {
+    const { body } = await metrics.text();
+    const samples = body.split('\n').filter((line) => line.startsWith(`${valueLocation} `));
+    expect(samples).toHaveLength(1);
+    expect(body.endsWith('\n')).toBe(true);
+    return Number(samples[0]?.split(' ')[1]);
+  };
   const redis = new Redis(server.url);
   const consumer = consumeShards(address, {
     concurrency: 1,
@@ -114,10 +126,14 @@ test('the keys that the docs name are those of a live queue with a run half done
     expect(await redis.llen(waiting ?? '')).toBe(2);
     // What KEDA counts of a hash.
     expect(await redis.hlen(runs ?? '')).toBe(1);
+    expect(await backlog()).toBeGreaterThan(0);
     await queue.closeRun('2024');
     expect(await redis.exists(runs ?? '')).toBe(0);
+    // Redis is looked at once a second.
+    while ((await backlog()) !== 0) await sleep(100);
   } finally {
     await consumer.close(0);
+    await metrics.close();
     await queue.close();
     redis.disconnect();
   }
