@@ -1,6 +1,6 @@
 /** docs/kubernetes.md, typed: what it has people create is created by the real kubectl, as far as that goes without a cluster. */
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -89,10 +89,28 @@ test('the other objects that the page shows are valid, and lead to what is there
         service?.port?.name,
       );
     }
-    if (object.kind === 'TriggerAuthentication')
-      for (const { name, key } of object.spec.secretTargetRef ?? [])
-        expect(secrets.get(name)).toHaveProperty(key);
+    if (object.kind === 'TriggerAuthentication') {
+      const block = blockWith('console', 'generic lensmill-keda');
+      const [secret] = await createdBy(kubectl, block, { env: { keda_password: 'a-password' } });
+      for (const { name, key } of object.spec.secretTargetRef ?? []) {
+        expect(name).toBe(secret?.metadata?.name);
+        expect(secret?.kind === 'Secret' && secret.data).toHaveProperty(key);
+      }
+    }
   }
+});
+
+test("the users of the cluster's Redis are the page's on Redis, a probe, and nobody else", () => {
+  const users = readFileSync(join(root, 'deploy/kubernetes/components/redis/users.acl'), 'utf8')
+    .trim()
+    .split('\n');
+  const [, documented = ''] =
+    /^(user lensmill (?:.*\\\n)*.*)$/m.exec(readFileSync(join(root, 'docs/redis.md'), 'utf8')) ?? [];
+  expect(users).toEqual([
+    'user default off',
+    documented.replaceAll(/\s*\\\n\s*/g, ' '),
+    'user probe on nopass resetchannels +ping',
+  ]);
 });
 
 test('the address of a Redis elsewhere names the certificate where pods have it', async () => {
