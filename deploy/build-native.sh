@@ -20,8 +20,9 @@ for candidate in src/pixels dist/src/pixels; do
 done
 [[ ! $folder/jpeg.node -nt $folder/jpeg.c ]] || exit 0
 
-# npm's node package comes without its headers; an installed Node has them beside its bin folder.
-for headers in node_modules/node-api-headers/include "$(dirname "$(command -v node || echo /usr/bin/node)")/../include/node"; do
+# npm's node package comes without its headers; an installed Node has them beside its bin folder. Where lensmill is a package, npm
+# puts other packages beside it.
+for headers in node_modules/node-api-headers/include ../node-api-headers/include "$(dirname "$(command -v node || echo /usr/bin/node)")/../include/node"; do
   [[ ! -e $headers/node_api.h ]] || break
 done
 [[ -e $headers/node_api.h ]] || skip "node_api.h is missing (npm install node-api-headers)"

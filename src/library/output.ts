@@ -58,6 +58,7 @@ export async function openOutput(uri: string, options: OpenOptions = {}): Promis
       return { content, sha256 };
     },
     async verify(run, { signal, onProgress }: Partial<Watching> = {}) {
+      signal?.throwIfAborted();
       const planned = await readRun(store, run);
       const proof = await verifyRun(store, planned, await readSuccess(store, run), {
         onProgress: (done) => {

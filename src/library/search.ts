@@ -112,8 +112,12 @@ export async function search(
   options: OpenIndexOptions & Given<SearchOptions> = {},
 ): Promise<Hit[]> {
   const { k, filter, minScore, exact, signal, ...places } = options;
-  await using index = await openIndex(output, places);
-  return await index.search(by, { k, filter, minScore, exact, signal });
+  const index = await openIndex(output, places);
+  try {
+    return await index.search(by, { k, filter, minScore, exact, signal });
+  } finally {
+    await index.close();
+  }
 }
 
 class OpenIndex implements Index {
