@@ -25,7 +25,7 @@ export type S3ErrorCode =
   | 'too-many-bytes' // more than the `maxBytes` of the call
   | 'unexpected';
 
-export type S3Act = 'read' | 'write' | 'list' | 'delete';
+export type S3Act = 'read' | 'write' | 'list';
 
 export interface S3Place {
   uri: string;
@@ -103,7 +103,6 @@ const actions: Record<S3Act, string> = {
   read: 's3:GetObject',
   write: 's3:PutObject',
   list: 's3:ListBucket',
-  delete: 's3:DeleteObject',
 };
 
 const codes = new Map<number, S3ErrorCode>([

@@ -166,10 +166,6 @@ export class Bucket {
     }
   }
 
-  async delete(key: string): Promise<void> {
-    await this.#send('delete', key, (client) => client.deleteObject(this.#address(key)));
-  }
-
   /** Pages of up to 1000 objects, ordered by key (bytewise); at least one page, if an empty one. */
   async *list(options: ListOptions): AsyncGenerator<S3Listed[]> {
     for (let token: string | undefined, isFirst = true; isFirst || token !== undefined; isFirst = false) {

@@ -283,10 +283,11 @@ test('what a killed planner left is counted, and is no problem', async () => {
 test('attempts that were not chosen may stand where the store cannot create atomically, and only there', async () => {
   const { folder, store } = await newPlace();
   await makeFinishedRun(store, 'r', { ends });
-  put(folder, 'runs/r/parts/part-00001.0a1b2c3d.parquet');
-  const plain = wrapStore(store, { conditional: false });
-  expect(await verify(plain)).toMatchObject({ leftovers: 1, problems: [] });
+  await makeFinishedRun(wrapStore(store, { conditional: false }), 's', { ends });
+  for (const run of ['r', 's']) put(folder, `runs/${run}/parts/part-00001.0a1b2c3d.parquet`);
   expect((await verify(store)).problems).toEqual([expect.stringContaining('belongs to no shard')]);
+  // Who only reads knows no more of the store.
+  expect(await verify(store, 's')).toMatchObject({ leftovers: 1, problems: [] });
 });
 
 test('workers on several devices make one run', async () => {

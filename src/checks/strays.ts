@@ -2,6 +2,7 @@
 import {
   isPageItemsKey,
   pageKey,
+  partKey,
   partsPrefix,
   requestKey,
   runKey,
@@ -29,6 +30,8 @@ export async function findStrays(
   const records = new Set([requestKey(run), runKey(run), successKey(run)]);
   for (let page = 0; page < pages; page++) records.add(pageKey(run, page));
 
+  // As this store was when the parts were made: who verifies need not be allowed to write, and so to try.
+  const hasAttempts = named.parts.some(({ key, shard }) => key !== partKey(run, shard));
   let leftovers = 0;
   for await (const { key } of store.list(runPrefix(run))) {
     if (parts.has(key) || records.has(key) || named.pageItems.has(key)) continue;
@@ -41,6 +44,6 @@ export async function findStrays(
     const page = Number(/\/page-([0-9]+)-/.exec(key)?.[1]);
     if (page < pages && isPageItemsKey(run, page, key)) return true;
     const shard = shardOfPart(key);
-    return !store.conditional && shard !== undefined && shard < shards;
+    return hasAttempts && shard !== undefined && shard < shards;
   }
 }

@@ -11,7 +11,7 @@ import { hitReply } from '../web/replies.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
 import { cosine, fingerprintOf, indexFacts, warnOfUnindexed } from './search.ts';
 import { cardOf, writeSheet } from './sheet.ts';
@@ -41,7 +41,7 @@ export function addDuplicatesCommand(program: Command): void {
       const { settings, log, interrupted: signal } = context;
       const threshold = read('--threshold', options.threshold ?? usualThreshold, cosine) as number; // given
       const limit = read('--limit', options.limit ?? usualGroups, groups) as number;
-      const store = await openOutput({ ...settings, output });
+      const store = await openForReading({ ...settings, output });
       let index: SearchIndex | undefined;
       try {
         index = await openIndex(store, { s3: s3OptionsOf(settings), ...fingerprintOf(options) });

@@ -8,7 +8,7 @@ import { readRequest } from '../run.ts';
 import { openTable, runOf, tableParts } from '../table.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addExportCommand(program: Command): void {
@@ -39,7 +39,7 @@ export function addExportCommand(program: Command): void {
           `--rows-per-file: expected a number of rows, got '${options.rowsPerFile}'`,
         );
       }
-      const store = await openOutput({ ...context.settings, output: output ?? context.settings.output });
+      const store = await openForReading({ ...context.settings, output: output ?? context.settings.output });
       const progress = reportProgress('rows', context);
       try {
         const id = await runOf(store, options.run);

@@ -6,7 +6,7 @@ import { readImage } from '../read-image.ts';
 import { sourceOptionsOf } from '../settings.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 
 export function addGetCommand(program: Command): void {
   addCommand(program, 'get', {
@@ -23,7 +23,7 @@ export function addGetCommand(program: Command): void {
       'lensmill get 20261124-091233-3fa2 cat.jpg --output s3://indexes/photos | display',
     ],
     async act({ settings, print, interrupted }, [id = '', image = ''], { to }) {
-      const store = await openOutput(settings);
+      const store = await openForReading(settings);
       try {
         const { run, content, bytes, sha256 } = await readImage(
           store,

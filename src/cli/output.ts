@@ -3,9 +3,16 @@ import { required, type Settings, s3OptionsOf } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
 
-/** An output that is there and can be written. */
+/** An output that can be written. */
 export async function openOutput(settings: Settings): Promise<Store> {
   const store = openStore(required(settings, 'output'), s3OptionsOf(settings));
   await store.probe();
+  return store;
+}
+
+/** An output for a command that only reads it. */
+export async function openForReading(settings: Settings): Promise<Store> {
+  const store = openStore(required(settings, 'output'), s3OptionsOf(settings));
+  await store.look();
   return store;
 }

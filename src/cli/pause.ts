@@ -8,7 +8,7 @@ import { required } from '../settings.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type CommandOptions, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 
 export function addPauseCommand(program: Command): void {
   addCommand(program, 'pause', {
@@ -42,7 +42,7 @@ function sayTo(
     async act({ settings, log, print }, [run = '']) {
       required(settings, 'redis');
       const redis = await openRedis({ settings, log });
-      const store = await openOutput(settings);
+      const store = await openForReading(settings);
       const queue = openQueue({ redisUrl: redis.url, name: queueOf(settings, store) });
       try {
         await mustBeOpen(store, run);

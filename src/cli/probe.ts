@@ -22,7 +22,7 @@ import { openTable, runOf, tableParts } from '../table.ts';
 import { version } from '../version.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { headLines, trainedText } from './probe-report.ts';
 import { reportProgress } from './progress.ts';
 
@@ -55,7 +55,7 @@ export function addProbeCommands(program: Command): void {
       const { settings, interrupted } = context;
       const to = fileOption(options.to, 'head.onnx');
       const asked = trainOptions(options);
-      const store = await openOutput({ ...settings, output });
+      const store = await openForReading({ ...settings, output });
       const objects = openObjects(sourceOptionsOf(settings));
       const progress = reportProgress('rows', context);
       const fits = reportProgress('fits', context);
@@ -137,7 +137,7 @@ export function addProbeCommands(program: Command): void {
         isGood: (rows) => Number.isInteger(rows) && rows >= 1,
       });
       const { bytes, head } = await readHead(file);
-      const store = await openOutput({ ...settings, output });
+      const store = await openForReading({ ...settings, output });
       const progress = reportProgress('rows', context);
       const matrices = await openMatrices(bytes, settings.threads || availableParallelism());
       try {

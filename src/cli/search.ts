@@ -16,7 +16,7 @@ import { hitReply, namedLabels } from '../web/replies.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { findQuery } from './queries.ts';
 import { cardOf, writeSheet } from './sheet.ts';
 import { untrainedBanner, untrainedLine } from './summary.ts';
@@ -52,7 +52,7 @@ export function addSearchCommand(program: Command): void {
       const { settings, log, interrupted: signal } = context;
       const k = read('-k', options.k ?? usualHits, hits) as number; // given
       const minScore = read('--min-score', options.minScore, cosine);
-      const store = await openOutput({ ...settings, output });
+      const store = await openForReading({ ...settings, output });
       let index: SearchIndex | undefined;
       try {
         const s3 = s3OptionsOf(settings);

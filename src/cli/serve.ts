@@ -15,7 +15,7 @@ import type { ServeMetrics } from '../web/metrics.ts';
 import { openServer } from '../web/server.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 
 export function addServeCommand(program: Command): void {
   addCommand(program, 'serve', {
@@ -58,7 +58,7 @@ export function addServeCommand(program: Command): void {
           '--queue-dashboard shows what is in Redis: name it by --redis (or set REDIS_URL)',
         );
       }
-      const store = await openOutput(settings);
+      const store = await openForReading(settings);
       const queue = await queueAddress({ ...context, settings }, queueOf(settings, store));
       let watched: Watched | undefined;
       let isServing = false;

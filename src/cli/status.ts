@@ -12,7 +12,7 @@ import { listRetries } from '../view.ts';
 import { certificateLine } from './certificate.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { throughputLines } from './speed.ts';
 
 /** What Redis knows is there only where Redis is named and answers. */
@@ -34,7 +34,7 @@ export function addStatusCommand(program: Command): void {
       'lensmill status 20261124-091233-3fa2 --output s3://indexes/photos --json',
     ],
     async act(context, [id]) {
-      const store = await openOutput(context.settings);
+      const store = await openForReading(context.settings);
       try {
         if (id === undefined) {
           const runs = await Promise.all((await listRuns(store)).map((run) => readStatus(store, run)));

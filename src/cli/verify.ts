@@ -7,7 +7,7 @@ import { isSound, type Verification, verifyRun } from '../verify.ts';
 import { addCommand, type ExitCode, exitCodes } from './command.ts';
 import type { DeepVerification } from './deep.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
 
 export function addVerifyCommand(program: Command): void {
@@ -26,7 +26,7 @@ export function addVerifyCommand(program: Command): void {
     async act(context, [id = ''], options) {
       const count = options.deep === undefined ? 0 : numberOf('--deep', options.deep, 1);
       const seed = options.seed === undefined ? randomInt(2 ** 31) : numberOf('--seed', options.seed, 0);
-      const store = await openOutput(context.settings);
+      const store = await openForReading(context.settings);
       const progress = reportProgress('parts', context);
       try {
         const run = await readRun(store, id);

@@ -19,10 +19,10 @@ export function remember(output: Output, what: OpenedOutput): Output {
   return output;
 }
 
-/** An output that is there and can be written. Throws ConfigError as `openStore`, and as `Store.probe`. */
+/** An output that can be read. Throws ConfigError as `openStore`, and as `Store.look`. */
 export async function openOutputStore(uri: string, options: OpenOptions): Promise<OpenedOutput> {
   const store = openStore(uri, s3OptionsOf(settingsOf(options)));
-  await store.probe();
+  await store.look();
   return { store, options };
 }
 
@@ -33,15 +33,20 @@ export function openedOf(output: Output): OpenedOutput {
   throw new TypeError('expected a URI, or what openOutput gave');
 }
 
-/** Acts on an output that is open, or that is opened for as long. */
+/** Writes to an output that is open, or that is opened for as long. Throws as `Store.probe`. */
 export async function withOutput<T>(
   output: string | Output,
   options: OpenOptions,
   act: (opened: OpenedOutput) => Promise<T>,
 ): Promise<T> {
-  if (typeof output !== 'string') return act(openedOf(output));
+  if (typeof output !== 'string') {
+    const opened = openedOf(output);
+    await opened.store.probe();
+    return act(opened);
+  }
   const own = await openOutputStore(output, options);
   try {
+    await own.store.probe();
     return await act(own);
   } finally {
     await own.store.close();

@@ -15,8 +15,8 @@ import { readRow, readRows } from './rows.ts';
 import type { OpenOptions, Output, RunStatus, Verification, Watching } from './types.ts';
 
 /**
- * Opens a folder or `s3://bucket/prefix` that runs are written to, or shall be. Throws ConfigError where it cannot be read, written and
- * listed: 'no-bucket', 'bad-credentials', 'access-denied', 'wrong-region', 'store-unreachable', 'not-writable', 'disk-full'.
+ * Opens a folder or `s3://bucket/prefix` that runs are written to, or shall be. Throws ConfigError where it cannot be listed:
+ * 'no-bucket', 'bad-credentials', 'access-denied', 'wrong-region', 'store-unreachable'. Nothing is written before something is to be.
  */
 export async function openOutput(uri: string, options: OpenOptions = {}): Promise<Output> {
   const { settings, log } = callerOf(options);

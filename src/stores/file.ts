@@ -63,6 +63,10 @@ export class FileStore implements Store {
     }
   }
 
+  async look(): Promise<void> {
+    await unlessAbsent(this.#root, () => readdir(this.#root));
+  }
+
   async create(key: string, body: Uint8Array): Promise<boolean> {
     const path = this.#pathOf(key);
     const folder = dirname(path);

@@ -5,10 +5,13 @@
  * Not every server honours the condition. Where `probe` finds that it does not, `create` looks first and then writes:
  * not atomic, the later of two writers at once replaces the earlier.
  */
-import { hash, randomUUID } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { Bucket, type S3Options } from '../s3.ts';
 import { S3Error } from '../s3-errors.ts';
 import type { ByteRange, ListedObject, ObjectFacts, Store } from './store.ts';
+
+/** It stays, so that nobody needs the right to delete it. */
+const probeKey = '.probe';
 
 export class S3Store implements Store {
   readonly uri: string;
@@ -29,21 +32,22 @@ export class S3Store implements Store {
 
   async probe(): Promise<void> {
     // First, as the kind of request whose refusal says most: to a HEAD the server answers without a word.
-    for await (const _ of this.#bucket.list({})) break;
-    const key = `.probe/${randomUUID()}`;
+    await this.look();
+    const body = Buffer.from('lensmill tries here whether an object is created only once\n');
     try {
-      await this.#putIfAbsent(key, Buffer.from('first'));
-      this.#conditional = !(await this.#putIfAbsent(key, Buffer.from('second')));
+      // The first that ever probes creates it; where it is there, one request tells.
+      const isNew = await this.#putIfAbsent(probeKey, body);
+      this.#conditional = !isNew || !(await this.#putIfAbsent(probeKey, body));
     } catch (error) {
       if (!(error instanceof S3Error && error.code === 'unsupported')) throw error;
       this.#conditional = false;
-      await this.#bucket.put(key, Buffer.from('plain'), { ifAbsent: false });
+      await this.#bucket.put(probeKey, body, { ifAbsent: false });
     }
-    try {
-      await this.#bucket.get(key);
-    } finally {
-      await this.#bucket.delete(key);
-    }
+    await this.#bucket.get(probeKey);
+  }
+
+  async look(): Promise<void> {
+    for await (const _ of this.#bucket.list({})) break;
   }
 
   async create(key: string, body: Uint8Array): Promise<boolean> {
@@ -74,7 +78,7 @@ export class S3Store implements Store {
 
   async *list(prefix: string, after?: string): AsyncGenerator<ListedObject> {
     for await (const page of this.#bucket.list({ prefix, after })) {
-      for (const { key, size } of page) yield { key, size };
+      for (const { key, size } of page) if (!key.startsWith('.')) yield { key, size };
     }
   }
 

@@ -21,11 +21,18 @@ export interface Store {
 
   /**
    * Makes sure that the root can be written, read and listed, and learns `conditional`: to be called before the first
-   * `create`. Makes a missing folder, but no bucket; leaves nothing that `list` shows.
+   * `create`. Makes a missing folder, but no bucket; leaves nothing that `list` shows. Deletes nothing in S3, where who may
+   * write need not be who may delete.
    * Throws ConfigError: 'no-bucket', 'bad-credentials', 'access-denied', 'wrong-region', 'store-unreachable',
    * 'not-writable', 'disk-full'.
    */
   probe(): Promise<void>;
+
+  /**
+   * Makes sure that the root can be listed, for whoever only reads; writes nothing, and does not learn `conditional`. A folder
+   * that is not there holds nothing. Throws as `probe`.
+   */
+  look(): Promise<void>;
 
   /**
    * Creates an object unless its key is taken. True: this call's bytes are the object. False: another object has
@@ -39,7 +46,7 @@ export interface Store {
   /** The object's size and SHA-256 (hex), or `undefined`. S3 answers from metadata that `create` wrote. */
   head(key: string): Promise<ObjectFacts | undefined>;
 
-  /** Every object whose key starts with `prefix`, ordered by key (bytewise), page by page; `after` is exclusive. */
+  /** Every object whose key starts with `prefix` and not with a dot, ordered by key (bytewise), page by page; `after` is exclusive. */
   list(prefix: string, after?: string): AsyncIterable<ListedObject>;
 
   /** Safe to call twice. */

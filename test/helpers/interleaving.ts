@@ -211,6 +211,7 @@ export function openInterleaving(options: {
       uri: store.uri,
       conditional,
       probe: () => store.probe(),
+      look: () => store.look(),
       async create(key, body) {
         const attempt = createHash('sha256').update(`${actor.name} ${actor.calls}`).digest('hex').slice(0, 8);
         names.set(key, key.replace(/\.[0-9a-f]{8}\.parquet$/, `.${attempt}.parquet`));

@@ -108,7 +108,9 @@ mkdir "$folder"/{mon,osd,rgw}
   ceph-osd --mkfs -i 0 --osd-uuid "$osd"
   start ceph-osd -i 0
   for user in tester stranger; do
-    radosgw-admin user create --uid $user --display-name $user --access-key $user --secret $user-secret
+    # The first may say what others may do.
+    caps=$([ $user != tester ] || echo 'user-policy=*')
+    radosgw-admin user create --uid $user --display-name $user --access-key $user --secret $user-secret --caps "$caps"
   done
   start radosgw
   until (exec 3<>"/dev/tcp/127.0.0.1/$s3_port"); do

@@ -7,6 +7,7 @@ export function wrapStore(store: Store, changes: Partial<Store> = {}): Store {
     uri: store.uri,
     conditional: store.conditional,
     probe: () => store.probe(),
+    look: () => store.look(),
     create: (key, body) => store.create(key, body),
     read: (key, range) => store.read(key, range),
     head: (key) => store.head(key),
