@@ -4,7 +4,7 @@
 #
 #   deploy/bootstrap.sh demo    node_modules, redis-server, the native JPEG decoder, the page, some photographs
 #   deploy/bootstrap.sh test    these, Ceph's S3 gateway, Pillow as the reference for pixels, wrong clocks for the chaos tests,
-#                               Chromium for those of the page
+#                               Chromium for those of the page, Prometheus for those of the alerts and the dashboard
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -75,6 +75,7 @@ ensure_packages() {
     has_pillow || missing+=(python3-pil)
     has faketime || missing+=(faketime)
     has chromium || missing+=(chromium)
+    { has prometheus && has promtool; } || missing+=(prometheus)
   elif [[ -z ${REDIS_URL:-} ]]; then
     has redis-server || missing+=(redis-server)
   fi
@@ -100,7 +101,10 @@ apt_install() {
   local install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300
     install -y --no-install-recommends "$@")
   as_root "${install[@]}" || { apt_update && as_root "${install[@]}"; }
-  [[ " $* " != *" redis-server "* ]] || as_root update-rc.d redis-server disable
+  local service
+  for service in redis-server prometheus; do
+    [[ " $* " != *" $service "* ]] || as_root update-rc.d "$service" disable
+  done
 }
 
 # The lists have a lock that apt-get does not wait for; a machine that has just booted may hold it.
@@ -141,7 +145,7 @@ EOF
   else
     cat >&2 <<EOF
     Debian, Ubuntu   sudo apt-get install --no-install-recommends $*
-    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow libfaketime chromium
+    Fedora           sudo dnf install redis ceph-radosgw ceph-mon ceph-osd python3-pillow libfaketime chromium golang-github-prometheus
     elsewhere        docker run --rm -it -v "\$PWD":/lensmill -w /lensmill node:24-bookworm npm test
 and then \`npm test\` again.
 EOF
