@@ -35,16 +35,9 @@ s3_secret=$(secret s3-secret-key)
 secret lensmill-token >/dev/null
 secret grafana-password >/dev/null
 
-# The user `default` is whoever has no password: it may PING, which is what the healthcheck does. The other is docs/redis.md's.
-commands='client|setname del eval evalsha exists expire get hdel hexists hget hgetall hincrby hmget hmset hset incr info lindex
-  llen lpos lpush lrange lrem ltrim pttl rpoplpush rpush sadd scard set setbit smembers srem time xadd xtrim zadd zcard zpopmin
-  zrange zrangebyscore zrem zrevrange zrevrangebyscore zscore'
+# The users are those of docs/redis.md and of Kubernetes: lensmill, and one that may ping, which is the healthcheck.
 hash=$(printf %s "$redis_password" | sha256)
-# shellcheck disable=SC2086 # a word each
-put redis.acl <<END
-user default on nopass resetkeys resetchannels -@all +ping
-user lensmill on #$hash resetchannels ~{lensmill}:* $(printf '+%s ' $commands)
-END
+sed "s/>PASSWORD/#$hash/" deploy/kubernetes/components/redis/users.acl | put redis.acl
 
 credentials() {
   cat <<END

@@ -1,5 +1,5 @@
 /** What deploy/make-secrets.sh makes, in a temporary folder: that of a machine with docker-compose.yml. */
-import { cpSync, mkdirSync } from 'node:fs';
+import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { root } from './compose.ts';
@@ -13,9 +13,9 @@ export interface MadeSecrets {
 
 export async function makeSecrets(...args: string[]): Promise<MadeSecrets> {
   const folder = tempFolder();
-  mkdirSync(join(folder, 'deploy'));
   const script = join(folder, 'deploy/make-secrets.sh');
-  cpSync(join(root, 'deploy/make-secrets.sh'), script);
+  for (const path of ['deploy/make-secrets.sh', 'deploy/kubernetes/components/redis/users.acl'])
+    cpSync(join(root, path), join(folder, path));
   const make = async (...again: string[]): Promise<string> =>
     (await execa(script, again, { cwd: '/', all: true })).all;
   await make(...args);
