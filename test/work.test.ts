@@ -1,4 +1,5 @@
 /** Several workers of one machine: what becomes of a run, and of them, as they crash, grow, freeze and are stopped. */
+import { readdirSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -91,12 +92,12 @@ describe.concurrent('a pool', () => {
   test('replaces workers that have too much memory, and loses no shard by it', async () => {
     const work = await newWork();
     await enqueueSmall(work, 'r', { photos });
-    const told: WorkerReport['kind'][] = [];
+    const told: WorkerReport[] = [];
     const causes: string[] = [];
     const pool = start(work, listDevices(['sleep:500']), {
       maxMemoryBytes: 1_000_000,
       observer: {
-        note: (_, { kind }) => told.push(kind),
+        note: (_, report) => told.push(report),
         restarted: (worker, cause) => causes.push(`${worker}: ${cause}`),
         gone: (worker) => causes.push(`${worker}: gone`),
       },
@@ -116,7 +117,12 @@ describe.concurrent('a pool', () => {
       'sleep:500: memory',
       'sleep:500: gone',
     ]);
-    expect(new Set(told)).toEqual(new Set(['ready', 'model', 'pulse', 'shard done']));
+    expect(new Set(told.map(({ kind }) => kind))).toEqual(new Set(['ready', 'model', 'pulse', 'shard done']));
+    const bytes = told.flatMap((report) => (report.kind === 'shard done' ? report.shard.bytes : []));
+    const stored = [...(await listParts(work.store, 'r')).values()];
+    expect(sum(bytes.map(({ written }) => written))).toBe(sum(stored.map(({ size }) => size)));
+    const files = readdirSync(photos).map((name) => statSync(join(photos, name)).size);
+    expect(sum(bytes.map(({ read }) => read))).toBe(sum(files));
     expect(work.log.join()).toContain('as soon as it has its model');
   });
 
