@@ -2,6 +2,7 @@
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { parse } from 'yaml';
 import { resolveSettings, type Settings, settingNames, settingsTable } from '../src/settings.ts';
 import {
   type Compose,
@@ -167,7 +168,7 @@ describe.each(composed)('%s', (_, compose) => {
   test('keeps the figures and Redis apart', () => {
     const members = (network: string): string[] =>
       services.flatMap(([name, { networks = [] }]) => (networks.includes(network) ? name : []));
-    expect(members('metrics').toSorted()).toEqual(['serve', 'worker']);
+    expect(members('metrics').toSorted()).toEqual(['grafana', 'prometheus', 'serve', 'worker']);
     expect(members('store').toSorted()).toEqual(['bucket', 'index', 'redis', 'seaweedfs', 'serve', 'worker']);
   });
 
@@ -211,6 +212,40 @@ test('without secrets, Compose says what to type', () => {
   expect(() => readCompose('docker-compose.yml', {})).toThrow('type deploy/make-secrets.sh');
 });
 
+test('Prometheus scrapes what serves figures, Grafana asks Prometheus, and both find their files', () => {
+  const { services } = gpu as Compose;
+  const yaml = (path: string) => parse(read(path));
+  const { scrape_configs: jobs, rule_files: rules } = yaml('deploy/prometheus/prometheus.yml');
+  const scraped = jobs.flatMap(({ dns_sd_configs: [{ names, port }] }: Scrape) =>
+    names.map((name) => [name, port]),
+  );
+  const serving = Object.entries(services).flatMap(([name, { environment = {}, networks = [] }]) =>
+    networks.includes('metrics') && settingsTable.metricsPort.env in environment
+      ? [[name, environment[settingsTable.metricsPort.env]]]
+      : [],
+  );
+  expect(scraped).toEqual(serving);
+  for (const rule of rules) expect(existsSync(join(root, 'deploy/prometheus', rule)), rule).toBe(true);
+
+  const { prometheus, grafana } = services;
+  expect(prometheus?.volumes).toContain('./deploy/prometheus:/etc/prometheus:ro');
+  expect(prometheus?.command).toContain('--config.file=/etc/prometheus/prometheus.yml');
+  const [source] = yaml('deploy/grafana/provisioning/datasources/prometheus.yml').datasources;
+  expect(source.url).toBe(`http://prometheus:${prometheus?.ports?.[0]?.split(':').at(-1)}`);
+  const [provider] = yaml('deploy/grafana/provisioning/dashboards/lensmill.yml').providers;
+  expect(grafana?.volumes).toEqual(
+    expect.arrayContaining([
+      './deploy/grafana/provisioning:/etc/grafana/provisioning:ro',
+      `./deploy/grafana/dashboards:${provider.options.path}:ro`,
+    ]),
+  );
+  expect(existsSync(join(root, 'deploy/grafana/dashboards/lensmill.json'))).toBe(true);
+});
+
+interface Scrape {
+  dns_sd_configs: [{ names: string[]; port: number }];
+}
+
 test('every image is pinned, and is the same wherever it is named', () => {
   const tags = new Map<string, Set<string>>();
   const files = globSync(
@@ -224,7 +259,9 @@ test('every image is pinned, and is the same wherever it is named', () => {
     }
   }
   tags.delete('lensmill');
-  expect([...tags.keys()]).toEqual(expect.arrayContaining(['redis', 'node', 'nvidia/cuda']));
+  expect([...tags.keys()]).toEqual(
+    expect.arrayContaining(['redis', 'node', 'nvidia/cuda', 'prom/prometheus', 'grafana/grafana']),
+  );
   for (const [name, named] of tags) {
     expect([...named], name).toHaveLength(1);
     expect([...named][0], name).toMatch(/^v?\d+\.\d+/);
