@@ -8,6 +8,7 @@ import { text } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
+import { parse } from 'yaml';
 import { parseRedisAddress } from '../src/redis-address.ts';
 import { type Manifest, openKubectl, parseManifests, podsOf, schemaErrors } from './helpers/kubernetes.ts';
 import {
@@ -131,6 +132,17 @@ test('the address of a Redis elsewhere names the certificate where pods have it'
       tls: { ca: join(mount?.mountPath ?? '', file) },
     });
   }
+});
+
+test('the alerts become a PrometheusRule, and the dashboard a ConfigMap, by the commands of the page', async () => {
+  const [rule] = await createdBy(kubectl, blockWith('console', 'PrometheusRule'));
+  if (rule?.kind !== 'PrometheusRule') throw new Error('expected a PrometheusRule');
+  expect(await schemaErrors(rule)).toEqual([]);
+  const { groups } = parse(readFileSync(join(root, 'deploy/prometheus/alerts.yml'), 'utf8'));
+  expect(rule.spec.groups).toEqual(groups);
+  const [dashboard] = await createdBy(kubectl, blockWith('console', 'create configmap'));
+  if (dashboard?.kind !== 'ConfigMap') throw new Error('expected a ConfigMap');
+  expect(JSON.parse(dashboard.data?.['lensmill.json'] ?? '')).toHaveProperty('panels');
 });
 
 test('the page tells what each pod has', async () => {
