@@ -136,12 +136,29 @@ describe.concurrent('a pool', () => {
     expect(vitalsOf(pool).ailments()).toEqual([]);
   });
 
+  test('kills a worker that hangs for good, and starts another', async () => {
+    const work = await newWork();
+    const pool = start(work, listDevices(['sleep:1']), { longestSilenceSeconds: 20 });
+    const [worker] = pool.workers;
+    await until(() => worker?.phase === 'ready');
+    const hanging = pidOf(worker);
+    const before = worker?.restarts.crash;
+    process.kill(hanging, 'SIGSTOP');
+    await until(() => worker?.phase === 'restarting');
+    expect(worker?.restarts.crash).toBe((before ?? 0) + 1);
+    await until(() => worker?.phase === 'ready');
+    expect(pidOf(worker)).not.toBe(hanging);
+    expect(work.log.join()).toContain('the worker hangs; it is ended');
+    pool.stop();
+    await pool.ended;
+  });
+
   test('tells of a worker that hangs, of a Redis that is away, and that it drains', async () => {
     const own = await startPrivateRedis();
     const work = { ...(await newWork()), redisUrl: own.url };
     const metrics = openWorkerMetrics();
     const pool = start(work, listDevices(['sleep:1']), { observer: metrics });
-    const patience = { loopMs: 3_000, startMs: 120_000, redisMs: 3_000 };
+    const patience = { loopMs: 8_000, startMs: 120_000, redisMs: 3_000 };
     const health = await openHealth(
       { ...vitalsOf(pool, patience), metrics: metrics.text },
       { host: '127.0.0.1', port: 0, log: silentLog },
@@ -151,8 +168,13 @@ describe.concurrent('a pool', () => {
       return { status: reply.status, reasons: ((await reply.json()) as { reasons: string[] }).reasons };
     };
     const untilStatus = async (path: string, status: number): Promise<string> => {
-      await until(async () => (await ask(path)).status === status);
-      return (await ask(path)).reasons.join();
+      let reasons: string[] = [];
+      await until(async () => {
+        const reply = await ask(path);
+        reasons = reply.reasons;
+        return reply.status === status;
+      });
+      return reasons.join();
     };
     try {
       expect(await ask('/healthz')).toEqual({ status: 200, reasons: [] });

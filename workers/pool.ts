@@ -18,6 +18,8 @@ export interface PoolOptions extends Omit<WorkerOptions, 'cautiousMs' | 'cores' 
   devices: readonly WorkerDevice[];
   /** Of each process. */
   maxMemoryBytes?: number | undefined;
+  /** As `SupervisorOptions`. */
+  longestSilenceSeconds?: number | undefined;
 }
 
 /** Who counts what the workers do: of `WorkerMetrics`, with names as `WorkerDevice` has them. */
@@ -34,7 +36,7 @@ export interface WorkerProcess {
 export interface PoolWorker extends Readonly<WorkerDevice> {
   /** starting: it takes no shards yet. restarting: its process ended, another follows. ended: by itself, or `failure` says why. */
   phase: 'starting' | 'ready' | 'restarting' | 'ended';
-  /** When it last told anything, or its process was started; as `performance.now()`. */
+  /** When it last told anything, or its process was started or ended; as `performance.now()`. */
   heardAt: number;
   /** The one that runs now. */
   process?: WorkerProcess | undefined;
@@ -58,7 +60,7 @@ export interface Pool {
 }
 
 export function openPool(
-  { devices, maxMemoryBytes, settings, ...options }: PoolOptions,
+  { devices, maxMemoryBytes, longestSilenceSeconds, settings, ...options }: PoolOptions,
   {
     log,
     writeLine,
@@ -79,6 +81,7 @@ export function openPool(
         log: own,
         writeLine,
         maxMemoryBytes,
+        longestSilenceSeconds,
         onStart(pid) {
           worker.process = { pid };
           worker.heardAt = performance.now();
@@ -92,6 +95,7 @@ export function openPool(
         onRestart(cause) {
           worker.phase = 'restarting';
           worker.process = undefined;
+          worker.heardAt = performance.now();
           worker.restarts[cause] += 1;
           observer?.restarted(name, cause);
         },

@@ -37,6 +37,8 @@ export interface SupervisorOptions {
   writeLine(line: string): void;
   /** Of the process with its threads, when it is replaced. */
   maxMemoryBytes?: number | undefined;
+  /** Without a sign of life, after which a process is killed; five minutes, where it is left out. */
+  longestSilenceSeconds?: number | undefined;
   /** A process was started. */
   onStart?(pid: number | undefined): void;
   onReport?(report: WorkerReport): void;
@@ -54,7 +56,7 @@ const noStore = 'store-unreachable';
  */
 const cautiousMs = 600_000;
 /** Building a model's graph may hold the event loop for many seconds on a busy machine. */
-const longestSilenceSeconds = 300;
+const usualSilenceSeconds = 300;
 /** So many shards are taken with the model: who has too much memory after them had it from the start. */
 const firstShards = 3;
 
@@ -75,7 +77,15 @@ interface Ending {
 /** `cores`: those that the worker may count on; all, where it is left out. */
 export function superviseWorker(
   options: Omit<WorkerOptions, 'cautiousMs' | 'cores'> & { cores?: number },
-  { log, writeLine, maxMemoryBytes, onStart, onReport, onRestart }: SupervisorOptions,
+  {
+    log,
+    writeLine,
+    maxMemoryBytes,
+    longestSilenceSeconds = usualSilenceSeconds,
+    onStart,
+    onReport,
+    onRestart,
+  }: SupervisorOptions,
 ): Supervisor {
   const { cores = availableParallelism(), settings } = options;
   const ready = Promise.withResolvers<{ device: string }>();

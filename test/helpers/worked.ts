@@ -11,7 +11,7 @@ import { openQueue, queueNameOf } from '../../src/queue.ts';
 import { findSuccess, readRun } from '../../src/run.ts';
 import type { Store } from '../../src/stores/store.ts';
 import { verifyRun } from '../../src/verify.ts';
-import { openPool, type Pool, type PoolObserver } from '../../workers/pool.ts';
+import { openPool, type Pool, type PoolObserver, type PoolOptions } from '../../workers/pool.ts';
 import { contextOf } from './context.ts';
 
 /** Small and quick to decode, each of other bytes. */
@@ -52,7 +52,10 @@ export interface OpenPool extends Pool {
 export function startPool(
   { store, redisUrl, log }: Work,
   devices: readonly WorkerDevice[],
-  { maxMemoryBytes, observer }: { maxMemoryBytes?: number; observer?: PoolObserver } = {},
+  {
+    observer,
+    ...options
+  }: { observer?: PoolObserver } & Pick<PoolOptions, 'maxMemoryBytes' | 'longestSilenceSeconds'> = {},
 ): OpenPool {
   const context = contextOf({ batch: '10' }, log);
   const pool = openPool(
@@ -62,7 +65,7 @@ export function startPool(
       redisUrl,
       queue: queueNameOf(store.uri),
       settings: context.settings,
-      maxMemoryBytes,
+      ...options,
     },
     { log: context.log, writeLine: context.writeLine, observer },
   );
