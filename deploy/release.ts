@@ -45,7 +45,7 @@ const lancedb = '@lancedb/lancedb';
  * LanceDB's client wants two clients of embedding services, openai and @huggingface/transformers, which nothing here calls and
  * which bring 357 MB. Here they are overridden, but overrides do not reach those who depend on lensmill, and npm goes by no shrinkwrap
  * where it installs a tarball. So the package brings the client itself, as it is but for these lines of its manifest; its native part
- * is a dependency as before. `npm install` of the tarball on Linux: 1,036 MB without this, 679 MB with it.
+ * is a dependency as before. `npm install` of the tarball on Linux: 1,036 MB without this, 677 MB with it.
  */
 export async function packRelease(to: string): Promise<Packed> {
   const work = await mkdtemp(join(tmpdir(), 'lensmill-release-'));
