@@ -136,7 +136,7 @@ describe.each(composed)('%s', (_, compose) => {
     }
   });
 
-  test('shows itself to this machine alone, Redis and the store to others when BIND says so; all ask for a password', () => {
+  test('shows itself to this machine alone, and Redis and the store to others when BIND says so; holds no password', () => {
     const published = services.flatMap(([name, { ports = [] }]) =>
       ports.map((port) => [name, port] as const),
     );
