@@ -1,9 +1,10 @@
 /** The simulation with which test/bench/autoscale.ts compares what an autoscaler may go by. */
 import { describe, expect, test } from 'vitest';
 import { drawRuns } from './bench/autoscale/arrivals.ts';
-import { type DayOptions, type OpenRun, type PlannedRun, simulateDay } from './bench/autoscale/day.ts';
+import { type DayOptions, type PlannedRun, simulateDay } from './bench/autoscale/day.ts';
 import { openWorkerPool, type Shard } from './bench/autoscale/pool.ts';
 import { desiredReplicas, fixedPool, openScaler, type Scaler } from './bench/autoscale/scaler.ts';
+import { drainTimeSignal } from './bench/autoscale/signals.ts';
 
 const scaling = {
   target: 600,
@@ -14,13 +15,9 @@ const scaling = {
 };
 const nodes = { nodeSeconds: 240, startSeconds: 20, graceSeconds: 25, lingerSeconds: 60 };
 
-function workerSeconds(open: readonly OpenRun[]): number {
-  return open.reduce((sum, { left, imagesPerSecond }) => sum + left / imagesPerSecond, 0);
-}
-
 function simulate(runs: readonly PlannedRun[], changes: Partial<DayOptions> = {}) {
   const scaler = openScaler(scaling);
-  const options = { signal: workerSeconds, nodes, metricSeconds: 15, highWater: 10_000, scaler };
+  const options = { signal: drainTimeSignal(), nodes, metricSeconds: 15, highWater: 10_000, scaler };
   return simulateDay({ ...options, runs, ...changes });
 }
 

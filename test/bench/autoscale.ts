@@ -18,8 +18,9 @@ import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { type Arrivals, drawRuns, type Kind } from './autoscale/arrivals.ts';
 import { drawChart } from './autoscale/chart.ts';
-import { type Day, type DayOptions, type OpenRun, simulateDay } from './autoscale/day.ts';
+import { type Day, type DayOptions, simulateDay } from './autoscale/day.ts';
 import { fixedPool, openScaler, type ScalerOptions } from './autoscale/scaler.ts';
+import { drainTimeSignal, queueLengthSignal } from './autoscale/signals.ts';
 
 const usual: Kind = { shardSize: 512, imagesPerSecond: 3_000, weight: 1 };
 const arrivals: Arrivals = { runs: 96, medianImages: 1_000_000, sigma: 1.4, kinds: [usual] };
@@ -49,30 +50,15 @@ const pool = {
   highWater: 10_000,
 };
 
-/** Of a run that no worker has told about yet, the pace of those that are known. */
-function backlogWorkerSeconds(open: readonly OpenRun[]): number {
-  const known = open.filter(({ isPaceKnown }) => isPaceKnown);
-  const mean = known.reduce((sum, { imagesPerSecond }) => sum + imagesPerSecond, 0) / known.length;
-  const guess = known.length > 0 ? mean : usual.imagesPerSecond;
-  return open.reduce(
-    (sum, { left, isPaceKnown, imagesPerSecond }) => sum + left / (isPaceKnown ? imagesPerSecond : guess),
-    0,
-  );
-}
-
-function waitingShards(open: readonly OpenRun[]): number {
-  return open.reduce((sum, { waiting }) => sum + waiting, 0);
-}
-
 type Policy = Pick<DayOptions, 'scaler' | 'signal' | 'readyNodes'>;
 
 function byDrainTime(target: number, changes: Partial<ScalerOptions> = {}): Policy {
-  return { scaler: openScaler({ ...scaling, target, ...changes }), signal: backlogWorkerSeconds };
+  return { scaler: openScaler({ ...scaling, target, ...changes }), signal: drainTimeSignal() };
 }
 
 function byQueueLength(seconds: number): Policy {
   const target = (seconds * usual.imagesPerSecond) / usual.shardSize;
-  return { scaler: openScaler({ ...scaling, target }), signal: waitingShards };
+  return { scaler: openScaler({ ...scaling, target }), signal: queueLengthSignal };
 }
 
 function fixed(replicas: number): Policy {

@@ -13,11 +13,13 @@ export interface PlannedRun {
 
 /** What a signal is made of, of every run that is open. */
 export interface OpenRun extends PlannedRun {
+  id: string;
   /** Images that are in no part yet. */
   left: number;
   /** Shards that wait in Redis: the producer keeps no more than its high-water mark there. */
   waiting: number;
-  isPaceKnown: boolean;
+  /** Shards that workers have. */
+  active: number;
 }
 
 export interface DayOptions {
@@ -44,6 +46,7 @@ export interface Day {
 }
 
 interface Run {
+  id: string;
   plan: PlannedRun;
   /** Images that nobody has taken. */
   free: number;
@@ -62,6 +65,7 @@ export function simulateDay(options: DayOptions): Day {
   const pool = openWorkerPool(options.nodes, { readyNodes: options.readyNodes ?? 0 });
   const day: Day = { imagesDone: 0, gpuHours: 0, busyHours: 0, started: [], done: [], course: [] };
   let open: Run[] = [];
+  let number = 0;
   let turn = 0;
   let metric = 0;
   let second = 0;
@@ -92,7 +96,7 @@ export function simulateDay(options: DayOptions): Day {
     if (second > longestSeconds) throw new Error(`${open.length} runs are open after thirty days`);
     for (let plan = coming[0]; plan && plan.at <= second; plan = coming[0]) {
       coming.shift();
-      open.push({ plan, free: plan.images, left: plan.images });
+      open.push({ id: `${number++}`, plan, free: plan.images, left: plan.images });
     }
     if (second % metricSeconds === 0) metric = signal(open.map((run) => openRunOf(run, highWater)));
     if (second % 60 === 0) day.course.push({ second, ...lookAt(pool, open) });
@@ -109,9 +113,9 @@ export function simulateDay(options: DayOptions): Day {
   return day;
 }
 
-function openRunOf({ plan, free, left }: Run, highWater: number): OpenRun {
+function openRunOf({ id, plan, free, left }: Run, highWater: number): OpenRun {
   const waiting = Math.min(highWater, Math.ceil(free / plan.shardSize));
-  return { ...plan, left, waiting, isPaceKnown: left < plan.images };
+  return { id, ...plan, left, waiting, active: Math.ceil((left - free) / plan.shardSize) };
 }
 
 function lookAt(pool: WorkerPool, open: readonly Run[]): { nodes: number; leftWorkerSeconds: number } {
