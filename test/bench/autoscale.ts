@@ -1,5 +1,5 @@
 /**
- * What an autoscaler costs and gains, by its signal: `node test/bench/autoscale.ts [--days 5] [--seed 1] [--sweep] [--json FILE]
+ * What an autoscaler costs and gains, by its signal: `node test/bench/autoscale.ts [--record] [--days 5] [--seed 1] [--sweep] [--json FILE]
  * [--chart docs/images/autoscale.svg]`. Days of runs that arrive by chance are played on a simulated pool, which KEDA and the
  * HPA scale as they document it (autoscale/scaler.ts).
  *
@@ -19,6 +19,7 @@ import { parseArgs } from 'node:util';
 import { type Arrivals, drawRuns, type Kind } from './autoscale/arrivals.ts';
 import { drawChart } from './autoscale/chart.ts';
 import { type Day, type DayOptions, simulateDay } from './autoscale/day.ts';
+import { recordFacts } from './autoscale/record.ts';
 import { fixedPool, openScaler, type ScalerOptions } from './autoscale/scaler.ts';
 import { drainTimeSignal, queueLengthSignal } from './autoscale/signals.ts';
 
@@ -67,6 +68,7 @@ function fixed(replicas: number): Policy {
 
 const { values } = parseArgs({
   options: {
+    record: { type: 'boolean', default: false },
     days: { type: 'string', default: '5' },
     seed: { type: 'string', default: '1' },
     sweep: { type: 'boolean', default: false },
@@ -74,6 +76,11 @@ const { values } = parseArgs({
     chart: { type: 'string' },
   },
 });
+if (values.record) {
+  console.log('recorded on this machine: lensmill work --device sleep:500 --model null, lensmill serve');
+  const facts = Object.entries(await recordFacts());
+  console.table(Object.fromEntries(facts.map(([name, value]) => [name, Number(value.toFixed(2))])));
+}
 const days = Number(values.days);
 const seed = Number(values.seed);
 

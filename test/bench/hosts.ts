@@ -103,7 +103,7 @@ async function timeRun(
   const list = `lists/${run}.jsonl`;
   await store.create(list, Buffer.from(`${lines.join('\n')}\n`));
   const coresBefore = poolSeconds(workers);
-  const flags = ['--reuse', 'off'];
+  const flags = ['--id-column', 'id', '--reuse', 'off'];
   const { prefix } = network.producer;
   mustExit(
     await enqueue(`${place.output}/${list}`, run, { shardSize: batch, flags, prefix }),

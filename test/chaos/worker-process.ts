@@ -17,6 +17,7 @@ export interface LogLine {
   items?: number;
   failed?: number;
   commit?: string;
+  url?: string;
   error?: string;
 }
 

@@ -7,7 +7,7 @@ export interface Line {
   course: Day['course'];
 }
 
-const size = { width: 960, height: 560, left: 64, right: 16, top: 48, panel: 200, gap: 64 };
+const size = { width: 960, height: 540, left: 64, right: 28, top: 48, panel: 200, gap: 64 };
 const inner = size.width - size.left - size.right;
 const daySeconds = 86_400;
 
@@ -53,5 +53,5 @@ ${body.join('\n')}
 /** A round number above, that four divides into round ones. */
 function niceCeiling(value: number): number {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 4, 8, 10, 20].map((step) => step * power).find((step) => step >= value) ?? value;
+  return [1, 1.2, 1.6, 2, 4, 8, 10].map((step) => step * power).find((step) => step >= value) ?? value;
 }
