@@ -69,8 +69,9 @@ test('each change of an overlay that the page shows takes effect, and what it ma
   expect(fragments.length).toBeGreaterThan(3);
   const unchanged = await kubectl.build(writeOverlays(tempFolder()).site);
   for (const fragment of fragments) {
-    const changed = await kubectl.build(writeOverlays(tempFolder(), fragment).site);
-    expect(changed.filter((object, at) => !isDeepStrictEqual(object, unchanged[at]))).not.toEqual([]);
+    const objects = await kubectl.build(writeOverlays(tempFolder(), fragment).site);
+    const changed = objects.filter((object, at) => !isDeepStrictEqual(object, unchanged[at]));
+    expect(changed).not.toEqual([]);
     for (const object of changed) expect(await schemaErrors(object)).toEqual([]);
   }
 });

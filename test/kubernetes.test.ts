@@ -206,6 +206,16 @@ test('the overlay gpu has a GPU for each worker, and spot nodes where there are 
   }
 });
 
+test('a second pool is workers and their settings, and nothing that the first has', async () => {
+  const pool = await kubectl.build(old);
+  expect(pool.map(({ kind }) => kind)).toEqual(['ConfigMap', 'Deployment']);
+  const names = new Set((await kubectl.build(site)).map(({ metadata }) => metadata?.name));
+  for (const { metadata } of pool) expect(names).not.toContain(metadata?.name);
+  expect(podOf(pool, 'worker').spec?.containers[0]).toMatchObject({
+    image: 'registry.example/lensmill:cuda-0.1.0',
+  });
+});
+
 test('Node is told of as many cores as a worker may use, and a process is replaced before it is killed', async () => {
   for (const objects of [cpu ?? [], gpu ?? []]) {
     const pod = podOf(objects, 'worker');
