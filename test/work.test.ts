@@ -136,28 +136,12 @@ describe.concurrent('a pool', () => {
     expect(vitalsOf(pool).ailments()).toEqual([]);
   });
 
-  test('kills a worker that hangs for good, and starts another', async () => {
-    const work = await newWork();
-    const pool = start(work, listDevices(['sleep:1']), { longestSilenceSeconds: 20 });
-    const [worker] = pool.workers;
-    await until(() => worker?.phase === 'ready');
-    const hanging = pidOf(worker);
-    const before = worker?.restarts.crash;
-    process.kill(hanging, 'SIGSTOP');
-    await until(() => worker?.phase === 'restarting');
-    expect(worker?.restarts.crash).toBe((before ?? 0) + 1);
-    await until(() => worker?.phase === 'ready');
-    expect(pidOf(worker)).not.toBe(hanging);
-    expect(work.log.join()).toContain('the worker hangs; it is ended');
-    pool.stop();
-    await pool.ended;
-  });
-
-  test('tells of a worker that hangs, of a Redis that is away, and that it drains', async () => {
+  test('tells of a worker that hangs, which is killed in the end, of a Redis that is away, and that it drains', async () => {
     const own = await startPrivateRedis();
     const work = { ...(await newWork()), redisUrl: own.url };
     const metrics = openWorkerMetrics();
-    const pool = start(work, listDevices(['sleep:1']), { observer: metrics });
+    const pool = start(work, listDevices(['sleep:1']), { observer: metrics, longestSilenceSeconds: 20 });
+    const [worker] = pool.workers;
     const patience = { loopMs: 8_000, startMs: 120_000, redisMs: 3_000 };
     const health = await openHealth(
       { ...vitalsOf(pool, patience), metrics: metrics.text },
@@ -184,13 +168,15 @@ describe.concurrent('a pool', () => {
       expect(scraped.headers.get('content-type')).toMatch(/^text\/plain; version=/);
       expect(await scraped.text()).toContain('lensmill_worker_ready{device="sleep:1"} 1');
 
-      const pid = pidOf(pool.workers[0]);
-      process.kill(pid, 'SIGSTOP');
+      const hanging = pidOf(worker);
+      process.kill(hanging, 'SIGSTOP');
       expect(await untilStatus('/healthz', 503)).toMatch(/^sleep:1: no sign of life for \d+ s$/);
       expect((await ask('/readyz')).status).toBe(503);
-      process.kill(pid, 'SIGCONT');
-      await untilStatus('/healthz', 200);
+      await until(() => worker?.restarts.crash === 1);
+      expect((await ask('/healthz')).status).toBe(200);
       await untilStatus('/readyz', 200);
+      expect(pidOf(worker)).not.toBe(hanging);
+      expect(work.log.join()).toContain('the worker hangs; it is ended');
 
       process.kill(own.pid, 'SIGSTOP');
       expect(await untilStatus('/readyz', 503)).toMatch(/^sleep:1: Redis was last seen \d+ s ago$/);
