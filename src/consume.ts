@@ -19,6 +19,7 @@ import { finalizeJob, prefix, type QueueAddress, runQueue, type ShardQueue, shar
 import { openRedis } from './redis-connection.ts';
 import { explainRedisReply } from './redis-errors.ts';
 import type { RunNeeds } from './run.ts';
+import { inSpan } from './traces.ts';
 
 const lockMs = 10_000;
 const renewMs = 3_000;
@@ -177,9 +178,13 @@ export function consumeShards(
         stalledInterval: stalledIntervalMs,
         // A shard may meet many dying workers; only its own failures end it.
         maxStalledCount: 1_000_000,
+        // No telemetry: every look at an empty queue would be a span. A shard's own span is made where it is handled.
       });
       member.on('error', report);
-      member.on('stalled', (job) => log.warn({ job }, 'shard came back from a lost worker'));
+      member.on('stalled', (id) => {
+        const shard = Number(id.slice(run.length + 1));
+        log.warn({ run, ...(Number.isInteger(shard) && { shard }) }, 'shard came back from a lost worker');
+      });
       member.startStalledCheckTimer().catch(report);
       members.set(run, member);
     }
@@ -216,11 +221,19 @@ export function consumeShards(
   }
 
   async function handle(job: Job, lease: Lease): Promise<void> {
-    if (job.name === 'finalize') return handlers.onFinalize(finalizeJob.parse(job.data).run, lease);
+    const parent = job.opts.telemetry?.metadata;
+    if (job.name === 'finalize') {
+      const { run } = finalizeJob.parse(job.data);
+      return inSpan('finalize', { parent, attributes: { run } }, () => handlers.onFinalize(run, lease));
+    }
     const { run, shard } = shardJob.parse(job.data);
+    const suspect = job.stalledCounter > 0;
+    const attributes = { run, shard, suspect, attempt: job.attemptsMade + 1 };
     shardsInFlight += 1;
     try {
-      return await handlers.onShard({ run, shard, lease, suspect: job.stalledCounter > 0 });
+      return await inSpan('shard', { parent, attributes }, () =>
+        handlers.onShard({ run, shard, lease, suspect }),
+      );
     } finally {
       shardsInFlight -= 1;
     }

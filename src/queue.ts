@@ -16,6 +16,7 @@ import { openRedis } from './redis-connection.ts';
 import type { RunNeeds } from './run.ts';
 import { atStep } from './steps.ts';
 import { workerRate } from './throughput.ts';
+import { queueTelemetry } from './traces.ts';
 
 /** The braces keep all keys in one slot of a Redis Cluster. */
 export const prefix = '{lensmill}';
@@ -123,7 +124,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     let queue = queues.get(run);
     if (!queue) {
       const streams = { events: { maxLen: 1_000 } };
-      queue = new Queue(runQueue(name, run), { connection: redis, prefix, streams });
+      queue = new Queue(runQueue(name, run), { connection: redis, prefix, streams, ...queueTelemetry() });
       // Reconnection is ioredis's; what still fails then rejects the call that needed it.
       queue.on('error', () => undefined);
       queues.set(run, queue);

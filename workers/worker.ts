@@ -1,7 +1,8 @@
 /**
  * A worker process: takes shards from the queue and turns them into parts, until told to stop.
  *
- *   1. The parent (workers/supervisor.ts) sends `work` with everything it needs; nothing is read from env or argv.
+ *   1. The parent (workers/supervisor.ts) sends `work` with everything it needs; nothing is read from env or argv, but by OpenTelemetry
+ *      (traces.ts).
  *   2. The model of `run` is loaded if one is named, and `ready` is sent. What the operator must change is sent as
  *      `fatal`, now or later, and costs no shard.
  *   3. This main thread talks to Redis and the store and renews locks; lanes and the inference thread do the work, so it
@@ -25,6 +26,7 @@ import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { reportThroughput } from '../src/throughput.ts';
+import { noteInSpan, startTraces, stopTraces } from '../src/traces.ts';
 import type { ShardDone, WorkerReport } from '../src/worker-reports.ts';
 import type { EngineSettings } from './engine.ts';
 import { indexAside } from './index-aside.ts';
@@ -73,7 +75,8 @@ function start(options: WorkerOptions): void {
       report({ kind: 'fatal', error: portableOf(error) });
       process.exitCode = error instanceof ConfigError ? 2 : 1;
     })
-    .finally(() => {
+    .finally(async () => {
+      await stopTraces();
       if (process.connected) process.disconnect();
       // The threads have ended; what is left waits for a Redis that is gone.
       setTimeout(() => process.exit(), closeMs).unref();
@@ -85,6 +88,7 @@ async function work(options: WorkerOptions): Promise<void> {
   const stop = stopRequest();
   const pulse = startPulse((pulse) => report({ kind: 'pulse', pulse }));
   const log = openLog(settings.logLevel, (line) => process.stderr.write(line), worker ? { worker } : {});
+  await startTraces(process.env, log);
   const { device, reason } = resolveDevice(settings.device);
   if (reason) log.info({ device: device.name, reason }, 'device chosen');
 
@@ -163,6 +167,7 @@ async function consumeUntil(
         const { failures, ...facts } = done;
         const notes = { ...(suspect && { suspect }), ...(done.failed > 0 && { failures }) };
         log.info({ run: id, shard, ...notes, ...roundTimes(facts) }, 'shard done');
+        noteInSpan({ device: models.device.name, ...facts });
         const measures = tally.take(done);
         report({ kind: 'shard done', shard: shardDone(id, shard, done, measures) });
         const shardsDone = await queue.markDone(id, shard, { ...done, measures });
@@ -207,7 +212,10 @@ async function consumeUntil(
   if (cause) throw cause;
   // The threads would first end the batches that they hold, and nobody wants those any more. Not `exit`, which in the middle
   // of a model run aborts with a noise.
-  if (left > 0) process.kill(process.pid, 'SIGKILL');
+  if (left > 0) {
+    await stopTraces();
+    process.kill(process.pid, 'SIGKILL');
+  }
 
   /** A device or model that does not work here is no reason to burn shards: they go back, and this worker ends. */
   function refuse(error: unknown): never {

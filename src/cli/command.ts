@@ -12,6 +12,7 @@ import {
   type Settings,
   settingsTable,
 } from '../settings.ts';
+import { startTraces, stopTraces } from '../traces.ts';
 import { reportProgress } from './progress.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 
@@ -112,9 +113,12 @@ export function addCommand(program: Command, name: string, options: CommandOptio
       context = openContext(
         resolveSettings(chosen, process.env, readSettingsFile(file ?? defaultFile, file !== undefined)),
       );
+      await startTraces(process.env, context.log);
       process.exitCode = await options.act(context, args, flags);
     } catch (error) {
       process.exitCode = reportError(error, context);
+    } finally {
+      await stopTraces();
     }
   });
 }
