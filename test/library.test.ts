@@ -23,6 +23,7 @@ import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { openTable, tableRows } from '../src/table.ts';
 import { openView } from '../src/view.ts';
+import { flagsForFiles } from '../workers/thread.ts';
 import { embeddingValue, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
@@ -136,6 +137,18 @@ test('what is wrong with a call is a ConfigError with a code', async () => {
   }
   const gone = await output.readImage('a').catch((error) => error);
   expect([gone.name, gone.code]).toEqual(['ImageError', 'not-found']);
+});
+
+test('a program that is given as text can index: what its worker is started with is not its own', () => {
+  const flags = [
+    '--max-old-space-size=900',
+    '--input-type=module',
+    '-e',
+    'import "lensmill"',
+    '--enable-source-maps',
+  ];
+  expect(flagsForFiles(flags)).toEqual(['--max-old-space-size=900', '--enable-source-maps']);
+  expect(flagsForFiles(['--input-type', 'module', '--eval=1'])).toEqual([]);
 });
 
 test('a signal that was aborted before is looked at before anything is done', async () => {

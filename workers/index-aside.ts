@@ -1,7 +1,6 @@
 /** Starts the process that builds a run's index, and waits for it. */
-import { fork } from 'node:child_process';
 import type { IndexerRequest } from './indexer.ts';
-import { entryOf } from './thread.ts';
+import { forkEntry } from './thread.ts';
 
 /** Longest wait for a build that was told to stop: until then it hands on its lease. */
 const stopMs = 10_000;
@@ -9,7 +8,7 @@ const stopMs = 10_000;
 /** Resolves when it is done, or has told why not. Throws where it died, and the signal's reason. */
 export async function indexAside(request: IndexerRequest, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
-  const child = fork(entryOf('indexer'), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+  const child = forkEntry('indexer', { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
   const stop = (): void => {
     child.kill('SIGTERM');
     setTimeout(() => child.kill('SIGKILL'), stopMs).unref();

@@ -5,14 +5,14 @@
  * It costs a process and two copies, 0.3 ms a picture and all parallel decoding, so it is for suspects only: the shards of a
  * worker that died, and all shards for a while after a crash (workers/supervisor.ts).
  */
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import pLimit from 'p-limit';
 import type { DecodeOptions } from '../src/decode.ts';
 import { type Failure, messageOf } from '../src/errors.ts';
 import type { Thumbnail, ThumbnailOptions } from '../src/thumbnail.ts';
 import type { ImageFacts } from '../src/types.ts';
 import type { DecodeReply, DecodeRequest } from './decoder.ts';
-import { entryOf } from './thread.ts';
+import { forkEntry } from './thread.ts';
 
 export interface Sandbox {
   /** As `decodeImage`, and fails with 'crashed-worker' or 'timeout' where the decoder does not come back. */
@@ -37,7 +37,7 @@ export function openSandbox(decodeMs: number): Sandbox {
   async function decode(request: DecodeRequest): Promise<DecodeReply | Failure> {
     let ending = '';
     for (let strike = 0; strike < strikes; strike++) {
-      child ??= fork(entryOf('decoder'), {
+      child ??= forkEntry('decoder', {
         serialization: 'advanced',
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       });

@@ -8,7 +8,7 @@
  *   4. It gives no sign of life for minutes: it is killed, and that is a crash.
  *   5. Told to stop, it drains; see `stop`.
  */
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,7 +17,7 @@ import type { Logger } from '../src/log.ts';
 import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
 import type { RestartCause } from '../src/metrics.ts';
 import type { WorkerReport } from '../src/worker-reports.ts';
-import { entryOf, errorOf } from './thread.ts';
+import { errorOf, forkEntry } from './thread.ts';
 import type { WorkerOptions, WorkerOrder } from './worker.ts';
 
 export interface Supervisor {
@@ -126,7 +126,7 @@ export function superviseWorker(
     const { promise, resolve, reject } = Promise.withResolvers<Ending>();
     // sharp decodes, and files are read, in libuv's threads: four of them would be all that a machine of 64 cores uses.
     const libuvSettings = { UV_THREADPOOL_SIZE: String(Math.max(leastLibuvThreads, cores)) };
-    const worker = fork(entryOf('worker'), {
+    const worker = forkEntry('worker', {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       serialization: 'advanced',
       env: { ...mallocSettings, ...libuvSettings, ...process.env },

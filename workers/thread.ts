@@ -4,6 +4,7 @@
  * the middle of a model run aborts the process.)
  */
 import '../src/no-telemetry.ts';
+import { type ChildProcess, type ForkOptions, fork } from 'node:child_process';
 import { MessageChannel, type MessagePort, parentPort, Worker } from 'node:worker_threads';
 import { ConfigError } from '../src/errors.ts';
 import { shareLoaders } from '../src/pixels/loaders.ts';
@@ -43,7 +44,9 @@ type ThreadName = 'lane' | 'inference' | 'writer' | 'projection';
 /** `workerData` is what the thread is opened with. */
 export function openThread<Request, Reply>(name: ThreadName, workerData: unknown): Thread<Request, Reply> {
   shareLoaders();
-  const worker = new Worker(entryOf(name), { workerData, name });
+  // A thread takes over the flags of its process, also those that go with no file.
+  const isText = flagsForFiles(process.execArgv).length < process.execArgv.length;
+  const worker = new Worker(entryOf(name), { workerData, name, ...(isText && { execArgv: [] }) });
   const calls = openCalls<Request, Reply>(worker);
   let lost: Error | undefined;
   let closing = false;
@@ -226,8 +229,25 @@ export function callOver<Request, Reply>(port: MessagePort): (request: Request) 
   return openCalls<Request, Reply>(port).call;
 }
 
+type ProcessName = 'worker' | 'decoder' | 'indexer';
+
+/** A process of ours, with the flags of this one. */
+export function forkEntry(name: ProcessName, options: ForkOptions): ChildProcess {
+  return fork(entryOf(name), { ...options, execArgv: flagsForFiles(process.execArgv) });
+}
+
+const textFlags = ['-e', '--eval', '-p', '--print', '-pe', '--input-type'];
+
+/** Flags of Node, without those of a program that is given as text (`node --input-type=module -e …`): they go with no file. */
+export function flagsForFiles(flags: readonly string[]): string[] {
+  const isOfText = (flag = ''): boolean => textFlags.includes(flag);
+  return flags.filter(
+    (flag, at) => !isOfText(flag) && !isOfText(flags[at - 1]) && !/^--(input-type|eval|print)=/.test(flag),
+  );
+}
+
 /** This file's neighbours are .ts when run from source and .js when built. */
-export function entryOf(name: ThreadName | 'worker' | 'decoder' | 'indexer'): URL {
+function entryOf(name: ThreadName | ProcessName): URL {
   return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
 }
 
