@@ -51,6 +51,7 @@ export function addBuildIndexCommand(program: Command): void {
               s3,
               rebuild,
               signal: context.interrupted,
+              onUntidied: (notice) => context.log.warn({ notice }, 'index not tidied'),
               onProgress: ({ phase, ...progress }) =>
                 update(phase === 'rows' ? 'images' : 'comparisons', progress),
             }),

@@ -12,6 +12,7 @@ import { hubFromEnv } from '../models/pull.ts';
 import { loadModel } from '../producer/choose-model.ts';
 import { type Settings, s3OptionsOf, settingNames, shownSetting } from '../settings.ts';
 import { openStore } from '../stores/open-store.ts';
+import type { Store } from '../stores/store.ts';
 import { version } from '../version.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { examineRedis, type Finding } from './doctor-redis.ts';
@@ -57,11 +58,16 @@ async function examine(what: string, look: () => Promise<Omit<Finding, 'what'>>)
   }
 }
 
-async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> {
+export async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> {
   if (settings.output === undefined) return { verdict: 'warning', detail: 'not looked at: give --output' };
   const store = openStore(settings.output, s3OptionsOf(settings));
   try {
-    await store.probe();
+    const refusal = await refusalToWrite(store);
+    if (refusal) {
+      await store.look();
+      const detail = `${store.uri} can be read, which is enough to search, verify, export and serve, and not written: ${refusal.message}`;
+      return { verdict: 'warning', detail };
+    }
     return store.conditional
       ? { verdict: 'good', detail: `${store.uri} can be written, and creates objects atomically` }
       : {
@@ -70,6 +76,16 @@ async function examineStore(settings: Settings): Promise<Omit<Finding, 'what'>> 
         };
   } finally {
     await store.close();
+  }
+}
+
+async function refusalToWrite(store: Store): Promise<ConfigError | undefined> {
+  try {
+    await store.probe();
+    return undefined;
+  } catch (error) {
+    if (error instanceof ConfigError && ['access-denied', 'not-writable'].includes(error.code)) return error;
+    throw error;
   }
 }
 

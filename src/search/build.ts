@@ -13,6 +13,7 @@ import type { Store } from '../stores/store.ts';
 import type { ModelIdentity } from '../types.ts';
 import { version as lensmill } from '../version.ts';
 import { fitIndex } from './fit.ts';
+import type { ImageTable } from './lance.ts';
 import { type IndexLease, type LeaseOptions, takeLease } from './lease.ts';
 import { createRecord, findRecord, finishedRuns, otherLayout } from './record.ts';
 import { chainsOf, type RowBatch, rowBatches } from './rows.ts';
@@ -26,6 +27,8 @@ export interface BuildOptions {
   rebuild?: boolean;
   lease?: LeaseOptions;
   onProgress?: (progress: BuildProgress) => void;
+  /** The index is built, and files that it no longer needs stay: why, and what to do about it. */
+  onUntidied?: ((notice: string) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -78,7 +81,7 @@ export async function buildIndex(store: Store, options: BuildOptions): Promise<B
   }
 }
 
-export interface Writing extends Pick<BuildOptions, 's3' | 'onProgress' | 'signal'> {
+export interface Writing extends Pick<BuildOptions, 's3' | 'onProgress' | 'onUntidied' | 'signal'> {
   model: ModelIdentity;
   how: Exclude<Build['how'], 'unchanged'>;
   /** The newest generation, if there is one. */
@@ -98,7 +101,7 @@ export async function writeGeneration(
   lease: IndexLease,
   writing: Writing,
 ): Promise<IndexRecord> {
-  const { model, how, record, base, allRuns, batches, total, s3, onProgress, signal } = writing;
+  const { model, how, record, base, allRuns, batches, total, s3, onProgress, onUntidied, signal } = writing;
   const place = { output: store.uri, fingerprint: model.fingerprint, s3 };
   const writer = await TableWriter.open(place, base, lease, model.dimension);
   try {
@@ -132,10 +135,23 @@ export async function writeGeneration(
     lease.check();
     if (!(await createRecord(store, next)))
       throw new Error(`the index of ${store.uri} was built by another process meanwhile: build it again`);
-    if (isTidied) await writer.table.optimize(new Date(Date.now() - keptMs));
+    if (isTidied) await tidyUp(writer.table, { oldest: new Date(Date.now() - keptMs), onUntidied });
     return next;
   } finally {
     writer.close();
+  }
+}
+
+/** Who builds an index need not be allowed to delete: then what was replaced stays. */
+export async function tidyUp(
+  table: ImageTable,
+  { oldest, onUntidied }: Pick<BuildOptions, 'onUntidied'> & { oldest: Date },
+): Promise<void> {
+  try {
+    await table.optimize(oldest);
+  } catch (error) {
+    if (!(error instanceof ConfigError && error.code === 'may-not-delete')) throw error;
+    onUntidied?.(error.message);
   }
 }
 

@@ -26,7 +26,8 @@ export async function indexFinishedRun(
   if (!store.conditional) log.warn({ output: store.uri }, spoiling);
   for (let isTold = false; ; isTold = true) {
     try {
-      const build = await buildIndex(store, { ...options, fingerprint });
+      const onUntidied = (notice: string): void => log.warn({ run, notice }, 'index not tidied');
+      const build = await buildIndex(store, { onUntidied, ...options, fingerprint });
       const { generation, images, kind } = build.record;
       log.info({ run, generation, images, kind, how: build.how }, 'index done');
       return build;

@@ -19,6 +19,11 @@ export function explainLanceError(error: unknown, place: string): unknown {
   if (/NoSuchBucket/.test(message)) return fail('no-bucket', `the bucket of ${place} is not there: make it`);
   if (/kind: (Connect|Timeout)|error sending request|operation timed out/.test(message))
     return fail('store-unreachable', `the index of ${place} cannot be reached: is its server there?`);
+  if (/AccessDenied|Forbidden/.test(message) && /\?delete\b/.test(message))
+    return fail(
+      'may-not-delete',
+      `replaced files of the index of ${place} stay, for these credentials may not delete them (s3:DeleteObject): docs/stores.md says how to be rid of them`,
+    );
   if (/AccessDenied|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken/.test(message))
     return fail(
       'access-denied',
