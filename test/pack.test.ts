@@ -1,6 +1,7 @@
 /** What is published, as whoever installs it has it: packed, installed in an empty folder, run by plain Node. */
 import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { execa } from 'execa';
 import { beforeAll, expect, test } from 'vitest';
 import { makeSbom, type Packed, packRelease, refusedLicences } from '../deploy/release.ts';
@@ -8,6 +9,7 @@ import { startPrivateRedis } from '../src/redis-server.ts';
 import { version } from '../src/version.ts';
 import { smallModel } from './helpers/cli.ts';
 import { makePhotoArchive } from './helpers/photo-archive.ts';
+import { makeBucket, testS3Options } from './helpers/s3.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -103,6 +105,16 @@ test('installed, `lensmill` runs, and every command loads', async () => {
   expect((await execa(bin, ['--version'], shell)).stdout).toBe(version);
   const { stdout } = await execa(bin, ['--help'], shell);
   expect(stdout).toMatch(/^ {2}build-index /m);
+});
+
+test('installed, it speaks to a real S3 server: what is built is what was tested', async () => {
+  const built = join(installed, 'lensmill/dist/src/s3.js');
+  const { Bucket }: typeof import('../src/s3.ts') = await import(pathToFileURL(built).href);
+  const bucket = new Bucket(`s3://${await makeBucket()}/built`, testS3Options());
+  await bucket.put('a', Buffer.from('of the package'), { ifAbsent: true });
+  const [page = []] = await Array.fromAsync(bucket.list({}));
+  expect(page.map(({ key }) => key)).toEqual(['a']);
+  bucket.close();
 });
 
 test('installed, the native JPEG decoder is built by one command', async () => {
