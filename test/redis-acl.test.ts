@@ -1,6 +1,4 @@
 /** The ACL line of docs/redis.md: a run lives its whole life by it, it allows nothing that is not needed, and refuses the rest. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import Fastify from 'fastify';
 import type { Redis } from 'ioredis';
 import { beforeAll, expect, test } from 'vitest';
@@ -14,6 +12,7 @@ import { tryQueue } from '../src/queue-trial.ts';
 import { checkRedis } from '../src/redis-connection.ts';
 import { readRedisFacts } from '../src/redis-facts.ts';
 import { boardPath, queueBoard } from '../src/web/queue-board.ts';
+import { userRule } from './helpers/redis-page.ts';
 import { type RedisServer, startServer, until } from './helpers/redis-servers.ts';
 
 const password = 'of-the-user';
@@ -21,7 +20,7 @@ const measures = mapMeasures(() => 1);
 const needs = { lensmill: '1.0.0', model: 'm' };
 
 /** As it stands in the page, with its password. */
-const rule = aclLine();
+const rule = userRule(password);
 let server: RedisServer;
 let admin: Redis;
 let url: string;
@@ -32,13 +31,6 @@ beforeAll(async () => {
   await admin.call('ACL', 'SETUSER', 'lensmill', ...rule);
   url = `redis://lensmill:${password}@127.0.0.1:${server.port}`;
 });
-
-function aclLine(): string[] {
-  const page = readFileSync(join(import.meta.dirname, '../docs/redis.md'), 'utf8');
-  const [, line] = /^user lensmill ((?:.*\\\n)*.*)$/m.exec(page) ?? [];
-  if (line === undefined) throw new Error('docs/redis.md has no line `user lensmill …`');
-  return line.replaceAll('\\\n', ' ').replace('PASSWORD', password).trim().split(/\s+/);
-}
 
 /** Everything that lensmill does with Redis, in order; shards that fail, are put off, and are lost among it. */
 async function live(): Promise<void> {
@@ -138,10 +130,8 @@ test('a run lives its whole life by the line of docs/redis.md, which allows no c
   const stats = await admin.info('commandstats');
   const used = [...stats.matchAll(/^cmdstat_([^:]+):/gm)].map(([, name]) => name);
   const allowed = rule.filter((word) => word.startsWith('+')).map((word) => word.slice(1));
-  expect(allowed.filter((command) => !used.includes(command) && !ofClusters.includes(command))).toEqual([]);
+  expect(allowed.filter((command) => !used.includes(command))).toEqual([]);
 });
-
-const ofClusters = ['cluster|info', 'cluster|slots'];
 
 test.each([
   'FLUSHALL',

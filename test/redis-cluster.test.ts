@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { openQueue } from '../src/queue.ts';
 import { checkRedis } from '../src/redis-connection.ts';
 import { lensmill, logged } from './helpers/cli.ts';
+import { clusterRule, userRule } from './helpers/redis-page.ts';
 import { type RedisServer, startCluster, until } from './helpers/redis-servers.ts';
 import { tempFolder } from './helpers/temp.ts';
 import { makeTinyArchive } from './helpers/tiny-archive.ts';
@@ -12,7 +13,11 @@ test('a run is planned, done, shown, paused, resumed and cancelled in a Cluster,
   const output = tempFolder();
   const nodes = await startCluster('secret');
   const places = nodes.map(({ port }) => `127.0.0.1:${port}`).join(',');
-  const redis = `redis-cluster://:secret@${places}`;
+  for (const { client } of nodes) {
+    const rule = [...userRule('of-the-user'), ...clusterRule()];
+    await client({ password: 'secret' }).call('ACL', 'SETUSER', 'lensmill', ...rule);
+  }
+  const redis = `redis-cluster://lensmill:of-the-user@${places}`;
   const env = { REDIS_URL: redis, LENSMILL_OUTPUT: output, LENSMILL_JSON: 'true', LENSMILL_QUEUE: 'q' };
   const archive = await makeTinyArchive(images);
   const plan = ['--model', 'null', '--shard-size', '1', '--reuse', 'off', '--run'];
