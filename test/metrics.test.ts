@@ -1,5 +1,7 @@
+import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { noMeasures } from '../src/measures.ts';
+import { serveTable, workerTable } from '../src/metric-table.ts';
 import { openWorkerMetrics, type WorkerMetrics } from '../src/metrics.ts';
 import type { ShardDone } from '../src/worker-reports.ts';
 import { readSamples } from './helpers/samples.ts';
@@ -131,6 +133,15 @@ test('a worker that Redis never answered is not one that has just seen it', asyn
   expect(later).toBeGreaterThan(early ?? Number.NaN);
   // The longest of a minute, not the last.
   expect(of('lensmill_event_loop_lag_seconds', { device: 'cpu' })).toBe(0.7);
+});
+
+test('docs/metrics.md tells of every metric what the code says', async () => {
+  const page = await readFile(new URL('../docs/metrics.md', import.meta.url), 'utf8');
+  const rows = [...Object.values(workerTable), ...Object.values(serveTable)].map(
+    ({ name, type, labels, help }) =>
+      `| \`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${help} |`,
+  );
+  expect(page.match(/^\| `lensmill_.*$/gm)).toEqual(rows);
 });
 
 function pulseOf(changes: { redisSeenMs?: number | null; loopLagMs?: number } = {}) {

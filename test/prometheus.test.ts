@@ -40,6 +40,9 @@ const alerts: Query[] = rules.map(({ alert, expr }) => ({ place: alert, expr }))
 const shown: Query[] = panels.flatMap(({ title, targets = [] }) =>
   targets.map(({ expr }) => ({ place: title, expr: withoutVariables(expr) })),
 );
+const told: Query[] = [
+  ...(await readFile(join(deployed, '../docs/metrics.md'), 'utf8')).matchAll(/```promql\n(.*)\n```/g),
+].map(([, expr = '']) => ({ place: 'docs/metrics.md', expr }));
 const variables: Query[] = dashboard.templating.list.flatMap(
   ({ name, definition }: { name: string; definition?: string }) =>
     definition ? [{ place: name, expr: /\((.*),/.exec(definition)?.[1] ?? definition }] : [],
@@ -143,7 +146,7 @@ const seriesOf = (selector: string): Promise<Record<string, string>[]> =>
   prometheus.get('series', { 'match[]': selector, start: String(startedAt) });
 
 describe('every query of the alerts and the dashboard', () => {
-  test.each([...alerts, ...shown, ...variables])('$place: $expr', async ({ expr }) => {
+  test.each([...alerts, ...shown, ...told, ...variables])('$place: $expr', async ({ expr }) => {
     // In good times nobody is answered with a 5xx.
     const selectors = selectorsOf(expr).map((selector) => selector.replace('status=~"5.."', 'status=~"..."'));
     expect(selectors).not.toHaveLength(0);
@@ -156,7 +159,7 @@ describe('every query of the alerts and the dashboard', () => {
     for (const label of groupingsOf(expr)) expect(labels).toContain(label);
   });
 
-  test.each(shown)('shows something: $place: $expr', async ({ expr }) => {
+  test.each([...shown, ...told])('shows something: $place: $expr', async ({ expr }) => {
     const end = String(Date.now() / 1_000);
     const { result } = await prometheus.get<{ result: { values: [number, string][] }[] }>('query_range', {
       query: expr,
