@@ -50,6 +50,7 @@ const variables: Query[] = dashboard.templating.list.flatMap(
 
 let prometheus: Prometheus;
 const scraped: Record<string, string> = {};
+let logs = '';
 const closing: (() => Promise<unknown>)[] = [];
 const startedAt = Date.now() / 1_000;
 
@@ -68,6 +69,7 @@ beforeAll(async () => {
       await process;
     });
   }
+  for (const { stderr } of [work, serve]) stderr?.on('data', (chunk) => (logs += chunk));
   const page = written(serve.stdout, /"url":"([^"#]*)/);
   const [worker, api] = await Promise.all(
     [work, serve].map(({ stderr }) =>
@@ -202,13 +204,30 @@ test('a worker and the API tell what the tables say, and nothing else of ours', 
   expect(families(scraped.api).toSorted()).toEqual(names(serveTable).toSorted());
 });
 
-test('each alert says what is the matter and where it is told what to do', () => {
+test('what is logged are lines of JSON; those of a shard name it, its run and its worker', () => {
+  const lines = logs
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  for (const line of lines)
+    expect(line).toMatchObject({ level: expect.any(String), msg: expect.any(String) });
+  const shards = lines.filter(({ msg }) => msg === 'shard done');
+  expect(shards).toHaveLength(images + 1);
+  for (const line of shards)
+    expect(line).toMatchObject({ worker: 'sleep:250', run: expect.any(String), shard: expect.any(Number) });
+});
+
+test('each alert says what is the matter and where it is told what to do', async () => {
+  const page = await readFile(join(deployed, '../docs/operations.md'), 'utf8');
   for (const { alert, labels, annotations } of rules) {
     expect(['critical', 'warning', 'info']).toContain(labels.severity);
     expect(annotations.summary).toMatch(/^[A-Z].*\.$/);
     expect(annotations.description).toMatch(/\.$/);
     expect(annotations.runbook).toBe(`docs/operations.md#${alert.toLowerCase()}`);
   }
+  expect([...page.matchAll(/^### (Lensmill\w+)$/gm)].map(([, name]) => name)).toEqual(
+    rules.map(({ alert }) => alert),
+  );
 });
 
 test('each alert fires when it should, and not else', async () => {
