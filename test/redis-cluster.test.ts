@@ -4,7 +4,7 @@ import { openQueue } from '../src/queue.ts';
 import { checkRedis } from '../src/redis-connection.ts';
 import { lensmill, logged } from './helpers/cli.ts';
 import { clusterRule, userRule } from './helpers/redis-page.ts';
-import { type RedisServer, startCluster, until } from './helpers/redis-servers.ts';
+import { type RedisServer, startCluster, startReplica, until } from './helpers/redis-servers.ts';
 import { tempFolder } from './helpers/temp.ts';
 import { makeTinyArchive } from './helpers/tiny-archive.ts';
 
@@ -65,6 +65,29 @@ test('a run is planned, done, shown, paused, resumed and cancelled in a Cluster,
     code: 'redis-not-ready',
   });
 });
+
+test('a node that is killed in the middle of a run is followed by its replica, and nothing is tried again', async () => {
+  const images = 40;
+  const password = 'secret';
+  const nodes = await startCluster(password);
+  const slot = Number(await nodes[0]?.client({ password }).call('CLUSTER', 'KEYSLOT', '{lensmill}'));
+  const holder = nodes[Math.floor(slot / Math.ceil(16_384 / nodes.length))];
+  if (!holder) throw new Error('no node has our slot');
+  const replica = await startReplica(nodes, holder, password);
+  const places = nodes.map(({ port }) => `127.0.0.1:${port}`).join(',');
+  const run = lensmill([
+    ...['index', await makeTinyArchive(images), '--output', tempFolder(), '--json', '--reuse', 'off'],
+    ...['--redis', `redis-cluster://:${password}@${places}`],
+    ...['--model', 'null', '--device', 'sleep:100', '--batch', '1', '--shard-size', '1'],
+  ]);
+  await logged(run, 'shard done', 3);
+  await holder.kill();
+  const { exitCode, stdout, stderr } = await run;
+  expect(exitCode, stderr).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({ items: images, ok: images, failed: 0 });
+  expect(stderr).not.toContain('shard failed');
+  expect((await replica.client({ password }).role())[0]).toBe('master');
+}, 120_000);
 
 async function clusterInfo(node: RedisServer | undefined): Promise<string> {
   return String(await node?.client({ password: 'secret' }).call('CLUSTER', 'INFO'));

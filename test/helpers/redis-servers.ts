@@ -118,35 +118,68 @@ export async function startSentinels(password: string): Promise<{
   return { primary, replica, sentinels };
 }
 
+export interface ClusterNode extends RedisServer {
+  /** Where nodes talk to each other. */
+  bus: number;
+}
+
 /** Three nodes with this password that share the slots. */
-export async function startCluster(password: string): Promise<RedisServer[]> {
-  const buses = await Promise.all([0, 1, 2].map(freePort));
-  const nodes = await Promise.all(
-    buses.map((bus) =>
-      startServer([
-        'cluster-enabled yes',
-        `cluster-port ${bus}`,
-        'cluster-node-timeout 2000',
-        `requirepass ${password}`,
-      ]),
-    ),
-  );
+export async function startCluster(password: string): Promise<ClusterNode[]> {
+  const nodes = await Promise.all([0, 1, 2].map(() => startNode(password)));
   const clients = nodes.map(({ client }) => client({ password }));
   const share = Math.ceil(slots / nodes.length);
   for (const [at, client] of clients.entries()) {
     const last = Math.min((at + 1) * share, slots) - 1;
     await client.call('CLUSTER', 'ADDSLOTSRANGE', at * share, last);
     await client.call('CLUSTER', 'SET-CONFIG-EPOCH', at + 1);
-    const { port } = nodes[0] ?? {};
-    if (at > 0) await client.call('CLUSTER', 'MEET', '127.0.0.1', `${port}`, `${buses[0]}`);
+    const [first] = nodes;
+    if (first && at > 0) await client.call('CLUSTER', 'MEET', '127.0.0.1', first.port, first.bus);
   }
   for (const client of clients) {
     await until(async () => {
-      const info = String(await client.call('CLUSTER', 'INFO'));
-      return /cluster_state:ok/.test(info) && /cluster_known_nodes:3/.test(info);
+      const facts = String(await client.call('CLUSTER', 'INFO'));
+      return /cluster_state:ok/.test(facts) && /cluster_known_nodes:3/.test(facts);
     });
   }
   return nodes;
+}
+
+/** Another node of a Cluster, that takes the place of one of these when it is gone. */
+export async function startReplica(
+  nodes: readonly ClusterNode[],
+  of: ClusterNode,
+  password: string,
+): Promise<ClusterNode> {
+  const node = await startNode(password);
+  const [client, primary] = [node, of].map((one) => one.client({ password })) as [Redis, Redis];
+  const id = String(await primary.call('CLUSTER', 'MYID'));
+  await client.call('CLUSTER', 'MEET', '127.0.0.1', of.port, of.bus);
+  // Until it has heard of it, it knows no node of that name.
+  await until(() =>
+    client.call('CLUSTER', 'REPLICATE', id).then(
+      () => true,
+      () => false,
+    ),
+  );
+  await until(async () => (await client.role())[3] === 'connected');
+  // Who is to vote for it has to know it as a replica.
+  for (const voter of nodes) {
+    const asked = voter.client({ password });
+    await until(() => knows(asked, node.port));
+  }
+  return node;
+}
+
+async function knows(client: Redis, port: number): Promise<boolean> {
+  const nodes = String(await client.call('CLUSTER', 'NODES'));
+  return nodes.split('\n').some((line) => line.includes(`:${port}@`) && line.includes('slave'));
+}
+
+async function startNode(password: string): Promise<ClusterNode> {
+  const bus = await freePort();
+  const lines = ['cluster-enabled yes', `cluster-port ${bus}`, 'cluster-node-timeout 2000'];
+  const logins = [`requirepass ${password}`, `masterauth ${password}`, 'repl-diskless-sync-delay 0'];
+  return { ...(await startServer([...lines, ...logins])), bus };
 }
 
 const slots = 16_384;
