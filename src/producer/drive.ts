@@ -242,8 +242,8 @@ async function lookAt(
   return { state, shards, measures, isEmpty: counts.waiting + counts.active + counts.delayed === 0 };
 }
 
-/** An answer of Redis, however long it takes; says so when it takes long. */
-async function answerOf<T>(answer: Promise<T>, log: Caller['log'], signal: AbortSignal): Promise<T> {
+/** An answer of Redis, however long it takes; says so when it takes long. Rejects with the signal's reason. */
+export async function answerOf<T>(answer: Promise<T>, log: Caller['log'], signal: AbortSignal): Promise<T> {
   const timer = setInterval(() => log.warn('Redis does not answer; waiting for it'), patienceMs);
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const onAbort = (): void => reject(signal.reason);
