@@ -1,3 +1,4 @@
+import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { assumedImagesPerSecond, type QueuedRun, readBacklog, reckonBacklog } from '../src/backlog.ts';
 import { consumeShards } from '../src/consume.ts';
@@ -123,6 +124,26 @@ test('shards that failed for good are left to their operator, and no worker wait
   expect(backlog.shards.get('r')).toEqual({ done: 6, left: 2, failed: 2 });
   expect(backlog).toMatchObject({ images: 200, workerSeconds: 2 });
   expect(backlog.jobs.failed).toBe(2);
+});
+
+test('a Redis that was wiped knows of nothing to do, and once the rest is enqueued again of that', async () => {
+  const { queue } = newQueue();
+  const size = { items: 1_000, shards: 10 };
+  await queue.openRun('r', needs, size);
+  await queue.enqueue('r', Array.from({ length: 10 }).keys(), limits);
+  for (const shard of [0, 1, 2]) await queue.markDone('r', shard, { items: 100, failed: 0, measures });
+  const client = new Redis(server.url);
+  await client.flushall();
+  client.disconnect();
+  expect(await readBacklog(queue)).toMatchObject({ images: 0, workerSeconds: 0, drainSeconds: 0 });
+
+  // As `lensmill resume` does: what the store holds is counted, and told without a speed.
+  await queue.openRun('r', needs, size);
+  for (const shard of [0, 1, 2]) await queue.markDone('r', shard, { items: 100, failed: 0 });
+  await queue.enqueue('r', [3, 4, 5, 6, 7, 8, 9], limits);
+  const backlog = await readBacklog(queue);
+  expect(backlog).toMatchObject({ images: 700, workerSeconds: 700 / assumedImagesPerSecond });
+  expect(backlog.shards.get('r')).toEqual({ done: 3, left: 7, failed: 0 });
 });
 
 const queued = (changes: Partial<QueuedRun> = {}): QueuedRun => ({
