@@ -74,6 +74,7 @@ ensure_packages() {
     for program in radosgw ceph-mon ceph-osd; do has "$program" || missing+=("$program"); done
     has_pillow || missing+=(python3-pil)
     has faketime || missing+=(faketime)
+    has openssl || missing+=(openssl)
     has chromium || missing+=(chromium)
     { has prometheus && has promtool; } || missing+=(prometheus)
   elif [[ -z ${REDIS_URL:-} ]]; then
