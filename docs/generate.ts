@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { describedOptions, exitCodes, exitMeanings, settingsOf } from '../src/cli/command.ts';
 import { addCommands } from '../src/cli/commands.ts';
-import { type SettingName, settingNames, settingsTable } from '../src/settings.ts';
+import { type SettingName, settingNames, settingsTable } from '../src/settings/table.ts';
 
 export const commandsPage = join(import.meta.dirname, 'commands.md');
 
@@ -18,7 +18,7 @@ export async function writeReference(): Promise<string> {
   const commands = program.commands.flatMap((one) => (one.commands.length > 0 ? one.commands : [one]));
   return [
     '# Commands and settings',
-    '<!-- Written by `npm run docs` from src/cli and src/settings.ts: change those. -->',
+    '<!-- Written by `npm run docs` from src/cli and src/settings: change those. -->',
     `${commands.map((command) => `[${nameOf(command)}](#${anchorOf(nameOf(command))})`).join(' · ')}\n· [settings](#settings) · [exit codes](#exit-codes)`,
     'From a clone, `npm run -s lensmill -- …`; installed, `lensmill …`. `lensmill COMMAND --help` says the same.',
     ...commands.flatMap(sectionOf),

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import type { Agreement } from './certify.ts';
 import { certificateKey, certificatesPrefix } from './layout.ts';
 import { identitySchema } from './models/identity.ts';
-import { encodeJson, readJson } from './run.ts';
+import { encodeJson, readJson } from './runs/run.ts';
 import type { Store } from './stores/store.ts';
 
 const share = z.object({ count: z.number(), share: z.number(), low: z.number(), high: z.number() });

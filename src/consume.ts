@@ -14,12 +14,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, Worker } from 'bullmq';
 import { messageOf, OutOfReach, RunBlocked } from './errors.ts';
 import { type HeldLease, type Lease, LeaseLost, openLease } from './lease.ts';
-import type { Logger } from './log.ts';
 import { finalizeJob, prefix, type QueueAddress, runQueue, type ShardQueue, shardJob } from './queue.ts';
-import { openRedis } from './redis-connection.ts';
-import { explainRedisReply } from './redis-errors.ts';
-import type { RunNeeds } from './run.ts';
-import { inSpan } from './traces.ts';
+import { openRedis } from './redis/connection.ts';
+import { explainRedisReply } from './redis/errors.ts';
+import type { RunNeeds } from './runs/run.ts';
+import type { Logger } from './telemetry/log.ts';
+import { inSpan } from './telemetry/traces.ts';
 
 const lockMs = 10_000;
 const renewMs = 3_000;

@@ -5,8 +5,9 @@
  * about, and that, as every other picture, is sharp's. Which of the two it was cannot be told from the pixels, nor from
  * the failures. docs/pixels.md lists what becomes of every kind of picture, and what differs by how much.
  */
-import { endsEarly, formatOf } from './container.ts';
+
 import { ConfigError, type Failure } from './errors.ts';
+import { endsEarly, formatOf } from './pixels/container.ts';
 import { type PlainJpeg, readPlainJpeg } from './pixels/jpeg-header.ts';
 import { openPasses } from './pixels/kernel.ts';
 import { openNative } from './pixels/native.ts';
@@ -108,6 +109,6 @@ export function failureOf(bytes: Uint8Array): Failure {
     return { error: 'unsupported-format', message: 'not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture' };
   if (endsEarly(bytes, format))
     return { error: 'truncated', message: `the ${format} ends early, after ${bytes.length} bytes` };
-  // Not the decoder's own words: they may be about another picture (container.ts).
+  // Not the decoder's own words: they may be about another picture (pixels/container.ts).
   return { error: 'corrupt', message: `the ${format} is damaged: its decoder refuses it` };
 }

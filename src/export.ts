@@ -13,11 +13,11 @@ import type { ExportFacts, ExportFile, ExportPart, ExportTarget } from './export
 import { openJsonl } from './exports/jsonl.ts';
 import { openNpy } from './exports/npy.ts';
 import { openParquet } from './exports/parquet.ts';
-import { readPart } from './part.ts';
-import { type PartFooter, parsePartFooter } from './part-footer.ts';
-import { openSplicer } from './splice.ts';
+import { type PartFooter, parsePartFooter } from './parts/footer.ts';
+import { readPart } from './parts/part.ts';
+import { openSplicer } from './parts/splice.ts';
+import type { ViewPart } from './runs/view.ts';
 import type { Store } from './stores/store.ts';
-import type { ViewPart } from './view.ts';
 
 const formats = { npy: openNpy, jsonl: openJsonl, parquet: openParquet };
 

@@ -3,11 +3,11 @@
  * Trusts only the store; may run twice, or in two places at once, to the same end.
  */
 import pMap from 'p-map';
-import { type CommittedPart, listParts } from './committed.ts';
 import { successKey } from './layout.ts';
 import { shardSizes } from './page.ts';
-import { addFailures, type PartFooter, readPartFooter } from './part-footer.ts';
-import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './run.ts';
+import { addFailures, type PartFooter, readPartFooter } from './parts/footer.ts';
+import { type CommittedPart, listParts } from './runs/committed.ts';
+import { encodeJson, findSuccess, type Run, readSuccess, type Success } from './runs/run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 

@@ -8,7 +8,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { pageItemsKey, pageKey } from './layout.ts';
-import { encodeJson, type Run, type RunRequest, readJson } from './run.ts';
+import { encodeJson, type Run, type RunRequest, readJson } from './runs/run.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';

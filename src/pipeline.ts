@@ -1,14 +1,14 @@
 /** A shard's whole way: plan → fetch → decode → batch → infer → write → commit. */
 import type { Batcher, EmbeddedShard } from './batch.ts';
 import type { CommitResult } from './commit.ts';
-import { type CommittedPart, findPart } from './committed.ts';
 import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
 import { partKey } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { openPlanLines } from './page.ts';
-import type { encodePart } from './part.ts';
-import { readPartFooter } from './part-footer.ts';
-import { type Run, sourceName } from './run.ts';
+import { readPartFooter } from './parts/footer.ts';
+import type { encodePart } from './parts/part.ts';
+import { type CommittedPart, findPart } from './runs/committed.ts';
+import { type Run, sourceName } from './runs/run.ts';
 import type { EndedRows, FailedOutcome, Sheet } from './sheet.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';

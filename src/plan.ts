@@ -5,7 +5,7 @@
  */
 import { ConfigError } from './errors.ts';
 import { type PageIndex, readPage, shardsPerPage, writePage } from './page.ts';
-import { createRun, findRun, type Run, type RunRequest } from './run.ts';
+import { createRun, findRun, type Run, type RunRequest } from './runs/run.ts';
 import { DEFAULT_INCLUDE } from './sources/globs.ts';
 import type { Source } from './sources/source.ts';
 import { atStep } from './steps.ts';

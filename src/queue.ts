@@ -4,19 +4,19 @@
  * Every run has a BullMQ queue of its own, and a register names the runs that are open: workers go round it, so a small
  * run does not wait behind a large one, a run can be paused or cancelled alone, and a worker leaves the runs that it
  * does not fit to others. Redis holds only what the store could tell again: which shards wait, which worker has which; and
- * counters that tell how far a run is and what limits it (counters.ts). A job is `{ v: 1, run, shard }`. Jobs leave Redis
+ * counters that tell how far a run is and what limits it (telemetry/counters.ts). A job is `{ v: 1, run, shard }`. Jobs leave Redis
  * when they end; a shard that failed for good leaves a line in the run's `failures`, and `lensmill resume` enqueues it anew.
  */
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
 import { z } from 'zod';
-import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } from './counters.ts';
-import { openRedis } from './redis-connection.ts';
-import type { RunNeeds } from './run.ts';
+import { openRedis } from './redis/connection.ts';
+import type { RunNeeds } from './runs/run.ts';
 import { atStep } from './steps.ts';
-import { workerRate } from './throughput.ts';
-import { queueTelemetry } from './traces.ts';
+import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } from './telemetry/counters.ts';
+import { workerRate } from './telemetry/throughput.ts';
+import { queueTelemetry } from './telemetry/traces.ts';
 
 /** The braces keep all keys in one slot of a Redis Cluster. */
 export const prefix = '{lensmill}';

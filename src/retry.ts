@@ -7,13 +7,13 @@
  */
 import pMap, { pMapIterable } from 'p-map';
 import { openPlan } from './page.ts';
-import type { PartFooter } from './part-footer.ts';
-import { sourceName } from './run.ts';
+import type { PartFooter } from './parts/footer.ts';
+import { sourceName } from './runs/run.ts';
+import { type FailedRow, failedRows, type View } from './runs/view.ts';
 import type { ItemPage, Source } from './sources/source.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
 import { compareBytewise } from './uri.ts';
-import { type FailedRow, failedRows, type View } from './view.ts';
 
 /** Parts whose failed images are looked up ahead of the planner, and images of a part at once. */
 const parts = 4;

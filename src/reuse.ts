@@ -12,10 +12,10 @@
 import pMap from 'p-map';
 import type { SheetRow } from './batch.ts';
 import { ConfigError, messageOf } from './errors.ts';
-import type { PartTable } from './part.ts';
-import { openPart } from './part-footer.ts';
-import { extrasName, numbersAt } from './row-extras.ts';
-import { findRequest, findSuccess, listRuns, type Run, type RunRequest } from './run.ts';
+import { openPart } from './parts/footer.ts';
+import type { PartTable } from './parts/part.ts';
+import { extrasName, numbersAt } from './parts/row-extras.ts';
+import { findRequest, findSuccess, listRuns, type Run, type RunRequest } from './runs/run.ts';
 import { makeSeenTable, openSeenTable, seenCapacity } from './seen.ts';
 import type { Store } from './stores/store.ts';
 import type { KnownRow, Outcome } from './types.ts';
@@ -107,7 +107,7 @@ export async function openReuse(
 
   /** Most runs repeat nothing: what reads Parquet, a third of a second of a core, is loaded for those that do. */
   async function readLazily(key: string): Promise<PartTable> {
-    const { readStoredPart } = await import('./part.ts');
+    const { readStoredPart } = await import('./parts/part.ts');
     return readStoredPart(store, key);
   }
 

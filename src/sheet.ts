@@ -5,9 +5,10 @@
  *
  * What failed has no place here: failures are few, and text. They travel as messages.
  */
-import type { PictureFormat } from './container.ts';
+
 import type { Failure } from './errors.ts';
 import { decodeItems } from './page.ts';
+import type { PictureFormat } from './pixels/container.ts';
 import type { BatchResult, ByteFacts, ImageFacts, Item, Outcome, ShardRows } from './types.ts';
 
 /** Length of an embedding, and of the lists of scores and labels. */

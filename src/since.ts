@@ -7,9 +7,9 @@
  * hash tells, and the model is spared (reuse.ts).
  */
 import { ConfigError, type FailureCode } from './errors.ts';
-import type { RunRequest } from './run.ts';
+import type { RunRequest } from './runs/run.ts';
+import type { TableRow } from './runs/table.ts';
 import type { ItemPage, Source } from './sources/source.ts';
-import type { TableRow } from './table.ts';
 import type { Item } from './types.ts';
 import { compareBytewise } from './uri.ts';
 

@@ -1,6 +1,6 @@
 /**
  * The named moments of a run's life, published on the diagnostics channel `lensmill:step` before the program goes on.
- * Nobody listens in normal use (traces.ts does, where they are on), and then a step costs one comparison. Who wants to see what a run does, or to stop a
+ * Nobody listens in normal use (telemetry/traces.ts does, where they are on), and then a step costs one comparison. Who wants to see what a run does, or to stop a
  * process at exactly one moment (test/chaos does both), subscribes in a module given to `node --import`.
  */
 import { channel } from 'node:diagnostics_channel';

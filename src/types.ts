@@ -1,6 +1,6 @@
 /** The words that every step shares. */
 import type { Failure } from './errors.ts';
-import type { RowExtras } from './row-extras.ts';
+import type { RowExtras } from './parts/row-extras.ts';
 
 /** One image to do, as its source listed it. */
 export interface Item {
@@ -64,7 +64,7 @@ export interface KnownRow {
   device: string;
 }
 
-/** One shard's results, column by column; row r belongs to `items[r]`. With extras its rows are longer: row-extras.ts. */
+/** One shard's results, column by column; row r belongs to `items[r]`. With extras its rows are longer: parts/row-extras.ts. */
 export interface ShardRows {
   items: readonly Item[];
   outcomes: readonly Outcome[];

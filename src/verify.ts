@@ -17,12 +17,12 @@ import { findStrays, type Report } from './checks/strays.ts';
 import { messageOf } from './errors.ts';
 import { requestKey, retryNumber, runKey, successKey } from './layout.ts';
 import { openPlan, shardsPerPage } from './page.ts';
-import { addFailures, type PartFooter } from './part-footer.ts';
-import { findRequest, type Run, type Success } from './run.ts';
+import { addFailures, type PartFooter } from './parts/footer.ts';
+import { findRequest, type Run, type Success } from './runs/run.ts';
+import { openTable, tableRows } from './runs/table.ts';
+import { failedRows, openView } from './runs/view.ts';
 import type { Store } from './stores/store.ts';
-import { openTable, tableRows } from './table.ts';
 import { compareBytewise } from './uri.ts';
-import { failedRows, openView } from './view.ts';
 
 export interface Verification {
   run: string;

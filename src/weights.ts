@@ -16,8 +16,8 @@ import {
 import { decodeHead, type Head, throwIfOtherModel } from './models/head.ts';
 import { buildOnnx, type Model, resolveModel } from './models/model.ts';
 import { widenGraph } from './models/widen.ts';
-import { extrasName, type RunHead } from './row-extras.ts';
-import type { Run } from './run.ts';
+import { extrasName, type RunHead } from './parts/row-extras.ts';
+import type { Run } from './runs/run.ts';
 import type { Store } from './stores/store.ts';
 
 /** The key that a run names for its weights; null where it needs none. */
@@ -79,7 +79,7 @@ export async function obtainModel(store: Store, run: Run, options: { cacheDir: s
 }
 
 /**
- * As `obtainModel`, of a graph that makes a run's rows with what lies behind their numbers (row-extras.ts). Throws ConfigError
+ * As `obtainModel`, of a graph that makes a run's rows with what lies behind their numbers (parts/row-extras.ts). Throws ConfigError
  * 'no-features', 'wrong-head', and those of `fetchHead`, too.
  */
 export async function obtainRowModel(store: Store, run: Run, options: { cacheDir: string }): Promise<string> {

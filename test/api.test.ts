@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { buildIndex } from '../src/search/build.ts';
-import { s3OptionsOf } from '../src/settings.ts';
+import { s3OptionsOf } from '../src/settings/options.ts';
 import type { DuplicateGroups, FailedImages, Image, SearchResult } from '../src/web/api.ts';
 import { contextOf } from './helpers/context.ts';
 import { indexHere } from './helpers/index-here.ts';

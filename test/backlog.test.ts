@@ -1,11 +1,16 @@
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { assumedImagesPerSecond, type QueuedRun, readBacklog, reckonBacklog } from '../src/backlog.ts';
 import { consumeShards } from '../src/consume.ts';
-import { silentLog } from '../src/log.ts';
-import { noMeasures } from '../src/measures.ts';
 import { openQueue, type ShardQueue } from '../src/queue.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
+import {
+  assumedImagesPerSecond,
+  type QueuedRun,
+  readBacklog,
+  reckonBacklog,
+} from '../src/telemetry/backlog.ts';
+import { silentLog } from '../src/telemetry/log.ts';
+import { noMeasures } from '../src/telemetry/measures.ts';
 
 let server: PrivateRedis;
 let queues = 0;

@@ -1,7 +1,7 @@
 /** `lensmill build-index`, and runs that ask for an index. */
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
-import { startPrivateRedis } from '../src/redis-server.ts';
+import { startPrivateRedis } from '../src/redis/server.ts';
 import { openIndex } from '../src/search/open-index.ts';
 import { listIndexes } from '../src/search/record.ts';
 import { openStore } from '../src/stores/open-store.ts';

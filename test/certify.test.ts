@@ -10,7 +10,7 @@ import { certificateText } from '../src/cli/certificate.ts';
 import type { Context } from '../src/cli/command.ts';
 import { certifyRun, certifySource } from '../src/cli/trial.ts';
 import { sampleItems } from '../src/sample.ts';
-import type { SettingName } from '../src/settings.ts';
+import type { SettingName } from '../src/settings/table.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { uniform } from '../src/uniform.ts';

@@ -3,7 +3,8 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { resolveSettings, type Settings, settingNames, settingsTable } from '../src/settings.ts';
+import { resolveSettings } from '../src/settings/resolve.ts';
+import { type Settings, settingNames, settingsTable } from '../src/settings/table.ts';
 import {
   type Compose,
   graceMsOf,

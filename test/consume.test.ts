@@ -10,9 +10,9 @@ import {
 } from '../src/consume.ts';
 import { OutOfReach, RunBlocked } from '../src/errors.ts';
 import { LeaseLost } from '../src/lease.ts';
-import { silentLog } from '../src/log.ts';
 import { openQueue, type ShardQueue } from '../src/queue.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
+import { silentLog } from '../src/telemetry/log.ts';
 import { startSilentProxy } from './helpers/silent-proxy.ts';
 
 let server: PrivateRedis;

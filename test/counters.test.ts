@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { forgetPace, markDone, readCounts } from '../src/counters.ts';
-import { noMeasures } from '../src/measures.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
+import { forgetPace, markDone, readCounts } from '../src/telemetry/counters.ts';
+import { noMeasures } from '../src/telemetry/measures.ts';
 import { openTally } from '../workers/tally.ts';
 
 let server: PrivateRedis;

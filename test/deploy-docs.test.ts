@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseEnv } from 'node:util';
 import { expect, test } from 'vitest';
-import { resolveSettings } from '../src/settings.ts';
+import { resolveSettings } from '../src/settings/resolve.ts';
 import { root } from './helpers/compose.ts';
 import { makeSecrets } from './helpers/made-secrets.ts';
 import { parseCommand } from './helpers/pods.ts';

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { describe, expect, test } from 'vitest';
 import manifest from '../package.json' with { type: 'json' };
-import { silentLog } from '../src/log.ts';
-import { settingsTable } from '../src/settings.ts';
+import { settingsTable } from '../src/settings/table.ts';
+import { silentLog } from '../src/telemetry/log.ts';
 import { openHealth } from '../workers/health.ts';
 import { type Compose, readCompose, root } from './helpers/compose.ts';
 

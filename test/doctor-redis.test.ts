@@ -2,8 +2,8 @@
 import { expect, test } from 'vitest';
 import { examineRedis, judgeRedis } from '../src/cli/doctor-redis.ts';
 import { ConfigError } from '../src/errors.ts';
-import type { RedisFacts } from '../src/redis-facts.ts';
-import { resolveSettings } from '../src/settings.ts';
+import type { RedisFacts } from '../src/redis/facts.ts';
+import { resolveSettings } from '../src/settings/resolve.ts';
 import { startServer } from './helpers/redis-servers.ts';
 
 const sound: RedisFacts = {

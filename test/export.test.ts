@@ -7,7 +7,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type ExportRequest, exportFormats, exportRun } from '../src/export.ts';
 import { partKey } from '../src/layout.ts';
 import { fromHalf } from '../src/models/half.ts';
-import { encodePart } from '../src/part.ts';
+import { encodePart } from '../src/parts/part.ts';
 import { FileStore } from '../src/stores/file.ts';
 import type { Provenance, ShardRows } from '../src/types.ts';
 import { makeProvenance, makeShardRows } from './helpers/shard-rows.ts';

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
-import { openItemFinder } from '../src/find-item.ts';
 import { planRun } from '../src/plan.ts';
-import { claimRun } from '../src/run.ts';
+import { openItemFinder } from '../src/runs/find-item.ts';
+import { claimRun } from '../src/runs/run.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Item } from '../src/types.ts';
 import { itemsOf, listerOf } from './helpers/finished-run.ts';

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
-import { openLog, silentLog } from '../src/log.ts';
+import { openLog, silentLog } from '../src/telemetry/log.ts';
 import { type Health, type HealthServer, openHealth } from '../workers/health.ts';
 
 const well: Health = { ailments: () => [], obstacles: () => [] };

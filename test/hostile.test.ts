@@ -8,7 +8,7 @@ import { execa } from 'execa';
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
 import { partsPrefix } from '../src/layout.ts';
-import { readStoredPart } from '../src/part.ts';
+import { readStoredPart } from '../src/parts/part.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { moduleUrl } from './helpers/child.ts';
 import { lensmill, smallModel } from './helpers/cli.ts';

@@ -9,7 +9,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { parseRedisAddress } from '../src/redis-address.ts';
+import { parseRedisAddress } from '../src/redis/address.ts';
 import { type Manifest, openKubectl, parseManifests, podsOf, schemaErrors } from './helpers/kubernetes.ts';
 import {
   blocks,
@@ -193,7 +193,7 @@ test('the secret of the store is a file of the AWS SDK, and without it the SDK g
   /** In a process of its own: the SDK keeps what it once read of a file. */
   const keyOf = async (env: Record<string, string>): Promise<string> => {
     const script = `
-      const { findS3Server } = await import(${JSON.stringify(join(root, 'src/s3-client.ts'))});
+      const { findS3Server } = await import(${JSON.stringify(join(root, 'src/s3/client.ts'))});
       const server = findS3Server({ requestTimeoutMs: 5000, connectionTimeoutMs: 5000, maxSockets: 1, maxAttempts: 1 });
       const client = await server.openClient();
       process.stdout.write((await client.config.credentials()).accessKeyId);`;

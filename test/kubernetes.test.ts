@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { IPodTemplateSpec } from 'kubernetes-models/v1';
 import { describe, expect, test } from 'vitest';
-import { assumedImagesPerSecond } from '../src/backlog.ts';
-import { serveTable } from '../src/metric-table.ts';
+import { assumedImagesPerSecond } from '../src/telemetry/backlog.ts';
+import { serveTable } from '../src/telemetry/metric-table.ts';
 import { type Manifest, openKubectl, podsOf, schemaErrors } from './helpers/kubernetes.ts';
 import { blocks, documentedSecrets, page, root, writeOverlays } from './helpers/kubernetes-docs.ts';
 import {

@@ -17,12 +17,12 @@ import {
 } from '../src/lensmill.ts';
 import type { PlanSettings, WorkSettings } from '../src/library/types.ts';
 import { failedItems } from '../src/retry.ts';
-import type { Settings } from '../src/settings.ts';
+import { openTable, tableRows } from '../src/runs/table.ts';
+import { openView } from '../src/runs/view.ts';
+import type { Settings } from '../src/settings/table.ts';
 import { changedItems } from '../src/since.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
-import { openTable, tableRows } from '../src/table.ts';
-import { openView } from '../src/view.ts';
 import { flagsForFiles } from '../workers/thread.ts';
 import { embeddingValue, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';

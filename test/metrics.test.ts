@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
-import { noMeasures } from '../src/measures.ts';
-import { serveTable, workerTable } from '../src/metric-table.ts';
-import { openWorkerMetrics, type WorkerMetrics } from '../src/metrics.ts';
-import type { ShardDone } from '../src/worker-reports.ts';
+import { noMeasures } from '../src/telemetry/measures.ts';
+import { serveTable, workerTable } from '../src/telemetry/metric-table.ts';
+import { openWorkerMetrics, type WorkerMetrics } from '../src/telemetry/metrics.ts';
+import type { ShardDone } from '../src/telemetry/worker-reports.ts';
 import { readSamples } from './helpers/samples.ts';
 
 const samples = async (metrics: WorkerMetrics) => readSamples((await metrics.text()).body);

@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { execa } from 'execa';
 import { beforeAll, expect, test } from 'vitest';
 import { makeSbom, type Packed, packRelease, refusedLicences } from '../deploy/release.ts';
-import { startPrivateRedis } from '../src/redis-server.ts';
+import { startPrivateRedis } from '../src/redis/server.ts';
 import { version } from '../src/version.ts';
 import { smallModel } from './helpers/cli.ts';
 import { makePhotoArchive } from './helpers/photo-archive.ts';
@@ -108,8 +108,8 @@ test('installed, `lensmill` runs, and every command loads', async () => {
 });
 
 test('installed, it speaks to a real S3 server: what is built is what was tested', async () => {
-  const built = join(installed, 'lensmill/dist/src/s3.js');
-  const { Bucket }: typeof import('../src/s3.ts') = await import(pathToFileURL(built).href);
+  const built = join(installed, 'lensmill/dist/src/s3/s3.js');
+  const { Bucket }: typeof import('../src/s3/s3.ts') = await import(pathToFileURL(built).href);
   const bucket = new Bucket(`s3://${await makeBucket()}/built`, testS3Options());
   await bucket.put('a', Buffer.from('of the package'), { ifAbsent: true });
   const [page = []] = await Array.fromAsync(bucket.list({}));

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { planRun } from '../src/plan.ts';
-import { claimRun } from '../src/run.ts';
+import { claimRun } from '../src/runs/run.ts';
 import { findBarriers, openBrowser, openPage, phone } from './helpers/browser.ts';
 import { finish, itemsOf, listerOf } from './helpers/finished-run.ts';
 import { makePhotoArchive } from './helpers/photo-archive.ts';

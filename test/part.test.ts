@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DuckDBInstance } from '@duckdb/node-api';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { encodeParquet, text } from '../src/parquet.ts';
-import { encodePart, readPart } from '../src/part.ts';
-import { readPartFooter } from '../src/part-footer.ts';
+import { readPartFooter } from '../src/parts/footer.ts';
+import { encodeParquet, text } from '../src/parts/parquet.ts';
+import { encodePart, readPart } from '../src/parts/part.ts';
 import type { Store } from '../src/stores/store.ts';
 import { makeProvenance, makeShardRows } from './helpers/shard-rows.ts';
 

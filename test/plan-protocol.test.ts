@@ -4,7 +4,7 @@ import fc, { type Scheduler } from 'fast-check';
 import { expect, test } from 'vitest';
 import { openPlan, shardsPerPage } from '../src/page.ts';
 import { planRun } from '../src/plan.ts';
-import { findRun, type Run } from '../src/run.ts';
+import { findRun, type Run } from '../src/runs/run.ts';
 import type { Source } from '../src/sources/source.ts';
 import { FileStore } from '../src/stores/file.ts';
 import type { Item } from '../src/types.ts';

@@ -2,7 +2,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { expect, test } from 'vitest';
 import { openPlan, shardSizes, shardsPerPage } from '../src/page.ts';
 import { planRun } from '../src/plan.ts';
-import { claimRun, findRun, listRuns, readRun } from '../src/run.ts';
+import { claimRun, findRun, listRuns, readRun } from '../src/runs/run.ts';
 import type { ItemPage, Source } from '../src/sources/source.ts';
 import type { StepMessage } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';

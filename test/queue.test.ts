@@ -1,8 +1,8 @@
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openQueue, queueNameOf, type ShardQueue } from '../src/queue.ts';
-import { checkRedis } from '../src/redis-connection.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { checkRedis } from '../src/redis/connection.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
 
 let server: PrivateRedis;
 let redis: Redis;

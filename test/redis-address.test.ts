@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { hidePasswords, parseRedisAddress, type RedisAddress, redisPlace } from '../src/redis-address.ts';
-import { resolveSettings } from '../src/settings.ts';
+import { hidePasswords, parseRedisAddress, type RedisAddress, redisPlace } from '../src/redis/address.ts';
+import { resolveSettings } from '../src/settings/resolve.ts';
 
 const addresses: Record<string, RedisAddress> = {
   'redis://queue': { kind: 'server', node: { host: 'queue', port: 6379 }, db: 0 },

@@ -1,7 +1,7 @@
 /** A Redis Cluster of three nodes, and a run from its plan to its end over it. */
 import { expect, test } from 'vitest';
 import { openQueue } from '../src/queue.ts';
-import { checkRedis } from '../src/redis-connection.ts';
+import { checkRedis } from '../src/redis/connection.ts';
 import { lensmill, logged } from './helpers/cli.ts';
 import { clusterRule, userRule } from './helpers/redis-page.ts';
 import { type RedisServer, startCluster, startReplica, until } from './helpers/redis-servers.ts';

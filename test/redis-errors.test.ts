@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis, type RedisOptions } from 'ioredis';
 import { afterEach, expect, test } from 'vitest';
 import { ConfigError } from '../src/errors.ts';
-import { explainRedisError } from '../src/redis-errors.ts';
+import { explainRedisError } from '../src/redis/errors.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 const isRoot = process.getuid?.() === 0;

@@ -5,8 +5,8 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
-import { readRedisFacts } from '../src/redis-facts.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { readRedisFacts } from '../src/redis/facts.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
 
 test('a private Redis answers, keeps what it holds, and is gone when closed', async () => {
   const redis = await startPrivateRedis();

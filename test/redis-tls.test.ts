@@ -2,7 +2,7 @@
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
-import { checkRedis, openRedis } from '../src/redis-connection.ts';
+import { checkRedis, openRedis } from '../src/redis/connection.ts';
 import { type Authority, type Certificate, makeAuthority } from './helpers/certificates.ts';
 import { type RedisServer, startSentinels, startServer } from './helpers/redis-servers.ts';
 import { tempFolder } from './helpers/temp.ts';

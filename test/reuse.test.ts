@@ -14,7 +14,7 @@ import { type BatchStages, openBatcher } from '../src/batch.ts';
 import { partKey } from '../src/layout.ts';
 import { encodeItems } from '../src/page.ts';
 import { openReuse, type Reuse } from '../src/reuse.ts';
-import type { Run, RunRequest } from '../src/run.ts';
+import type { Run, RunRequest } from '../src/runs/run.ts';
 import { makeSeenTable, openSeenTable } from '../src/seen.ts';
 import { openSheets, readSheet, type Sheet } from '../src/sheet.ts';
 import { openStore } from '../src/stores/open-store.ts';

@@ -18,15 +18,15 @@ import {
   writeOnnx,
 } from '../src/models/model.ts';
 import { widenGraph } from '../src/models/widen.ts';
-import { encodePart, readPart, readStoredPart } from '../src/part.ts';
+import { encodePart, readPart, readStoredPart } from '../src/parts/part.ts';
+import { numbersAt, type RowExtras, type RowNumbers, rowShape } from '../src/parts/row-extras.ts';
 import { planNewRun } from '../src/producer/plan-run.ts';
-import { numbersAt, type RowExtras, type RowNumbers, rowShape } from '../src/row-extras.ts';
-import { findRequest, needsOf, type Run } from '../src/run.ts';
+import { findRequest, needsOf, type Run } from '../src/runs/run.ts';
+import { openView, viewParts } from '../src/runs/view.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import type { ShardRows } from '../src/types.ts';
 import { verifyRun } from '../src/verify.ts';
-import { openView, viewParts } from '../src/view.ts';
 import { smallModel } from './helpers/cli.ts';
 import { contextOf } from './helpers/context.ts';
 import { embeddingValue, forgePart, itemsOf, makeFinishedRun } from './helpers/finished-run.ts';

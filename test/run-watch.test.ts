@@ -2,14 +2,14 @@
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { noMeasures } from '../src/measures.ts';
 import { planRun } from '../src/plan.ts';
 import { openQueue, type ShardQueue } from '../src/queue.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
-import { claimRun } from '../src/run.ts';
-import { s3OptionsOf } from '../src/settings.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
+import { claimRun } from '../src/runs/run.ts';
+import { s3OptionsOf } from '../src/settings/options.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
+import { noMeasures } from '../src/telemetry/measures.ts';
 import type { FailedImages, RunFacts } from '../src/web/api.ts';
 import { contextOf } from './helpers/context.ts';
 import { finish, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';

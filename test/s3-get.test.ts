@@ -1,11 +1,11 @@
-/** GETs without the SDK (src/s3-get.ts, s3-sign.ts): they ask as the SDK does, and know when to leave it to the SDK. */
+/** GETs without the SDK (src/s3/get.ts, s3/sign.ts): they ask as the SDK does, and know when to leave it to the SDK. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GetObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import fc from 'fast-check';
 import { afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { Bucket, type S3Options } from '../src/s3.ts';
-import { placeOf, type SentRequest } from '../src/s3-get.ts';
-import { openSigner } from '../src/s3-sign.ts';
+import { placeOf, type SentRequest } from '../src/s3/get.ts';
+import { Bucket, type S3Options } from '../src/s3/s3.ts';
+import { openSigner } from '../src/s3/sign.ts';
 import { makeBucket, putForeignObject, testEndpoint, testS3Options } from './helpers/s3.ts';
 import { type Spoil, type SpoilingProxy, startProxy } from './helpers/spoiling-proxy.ts';
 import { serveWeb, type WebServer } from './helpers/web-server.ts';

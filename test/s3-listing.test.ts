@@ -3,8 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import pMap from 'p-map';
 import { afterEach, describe, expect, test } from 'vitest';
-import { Bucket } from '../src/s3.ts';
-import { listInParallel } from '../src/s3-listing.ts';
+import { listInParallel } from '../src/s3/listing.ts';
+import { Bucket } from '../src/s3/s3.ts';
 import { compareBytewise } from '../src/uri.ts';
 import {
   type ListingServer,

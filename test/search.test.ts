@@ -8,7 +8,7 @@ import { findQuery } from '../src/cli/queries.ts';
 import { columnsOf } from '../src/cli/text-table.ts';
 import { cpu } from '../src/devices/cpu.ts';
 import { findLabels } from '../src/models/labels.ts';
-import type { Run } from '../src/run.ts';
+import type { Run } from '../src/runs/run.ts';
 import { buildIndex } from '../src/search/build.ts';
 import { openIndex } from '../src/search/open-index.ts';
 import { embedQueries } from '../src/search/queries.ts';

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
-import { openLog, silentLog } from '../src/log.ts';
 import { openQueue } from '../src/queue.ts';
-import { type PrivateRedis, startPrivateRedis } from '../src/redis-server.ts';
+import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
+import { openLog, silentLog } from '../src/telemetry/log.ts';
 import { openServeMetrics, type ServeMetrics } from '../src/web/metrics.ts';
 import { readSamples } from './helpers/samples.ts';
 

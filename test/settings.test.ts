@@ -1,14 +1,8 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import {
-  hideSecrets,
-  readSettingsFile,
-  resolveSettings,
-  settingNames,
-  settingsTable,
-  shownSetting,
-} from '../src/settings.ts';
+import { hideSecrets, readSettingsFile, resolveSettings, shownSetting } from '../src/settings/resolve.ts';
+import { settingNames, settingsTable } from '../src/settings/table.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 test('a flag goes before the environment, that before the file, that before the default', () => {

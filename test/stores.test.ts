@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import pMap from 'p-map';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import type { S3Options } from '../src/s3.ts';
+import type { S3Options } from '../src/s3/s3.ts';
 import { FileStore } from '../src/stores/file.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { ListedObject, Store } from '../src/stores/store.ts';

@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import { throughputLines } from '../src/cli/speed.ts';
-import { liveThroughput } from '../src/live-throughput.ts';
-import { addMeasures, type Measures, measuresSince, noMeasures } from '../src/measures.ts';
-import { findLimit, type Limit, reportThroughput } from '../src/throughput.ts';
+import { liveThroughput } from '../src/telemetry/live-throughput.ts';
+import { addMeasures, type Measures, measuresSince, noMeasures } from '../src/telemetry/measures.ts';
+import { findLimit, type Limit, reportThroughput } from '../src/telemetry/throughput.ts';
 
 /** 100 s of one worker that the device could hardly have done more in. */
 const saturated: Measures = {

@@ -2,10 +2,10 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { Redis } from 'ioredis';
 import { afterEach, expect, test } from 'vitest';
-import { openLog, silentLog } from '../src/log.ts';
 import { openQueue } from '../src/queue.ts';
-import { startPrivateRedis } from '../src/redis-server.ts';
-import { inSpan, startTraces, stopTraces } from '../src/traces.ts';
+import { startPrivateRedis } from '../src/redis/server.ts';
+import { openLog, silentLog } from '../src/telemetry/log.ts';
+import { inSpan, startTraces, stopTraces } from '../src/telemetry/traces.ts';
 import { moduleUrl } from './helpers/child.ts';
 import { lensmill, logged } from './helpers/cli.ts';
 import { type OtlpReceiver, type SentSpan, startOtlpReceiver } from './helpers/otlp-receiver.ts';
@@ -129,7 +129,7 @@ test('where nobody asks for traces, nothing of OpenTelemetry is loaded', async (
     import { registerHooks } from 'node:module';
     const loaded = [];
     registerHooks({ load: (url, context, next) => (/opentelemetry|bullmq-otel/.test(url) && loaded.push(url), next(url, context)) });
-    const { startTraces } = await import(${JSON.stringify(moduleUrl('src/traces.ts'))});
+    const { startTraces } = await import(${JSON.stringify(moduleUrl('src/telemetry/traces.ts'))});
     const log = { warn: console.log };
     const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1' };
     for (const env of [{}, { ...endpoint, OTEL_SDK_DISABLED: 'true' }, { ...endpoint, OTEL_TRACES_EXPORTER: 'none' }])

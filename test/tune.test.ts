@@ -12,7 +12,7 @@ import { parseLdd, runtimeVersion, whyNoProvider } from '../src/devices/librarie
 import { resolveDevice } from '../src/devices/resolve-device.ts';
 import { tensorrt } from '../src/devices/tensorrt.ts';
 import { resolveModel } from '../src/models/model.ts';
-import { resolveSettings } from '../src/settings.ts';
+import { resolveSettings } from '../src/settings/resolve.ts';
 import { type Arrangement, findArrangement, type Sweep, tuningSpaceOf } from '../src/tune.ts';
 import { chooseArrangement, readTuning, tuningPath, tuningSubject, writeTuning } from '../src/tuning.ts';
 import { tempFolder } from './helpers/temp.ts';

@@ -10,7 +10,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { messageOf } from '../src/errors.ts';
-import type { Logger } from '../src/log.ts';
+import type { Logger } from '../src/telemetry/log.ts';
 import { explainListening, shownHost } from '../src/web/listening.ts';
 
 export interface Health {

@@ -1,9 +1,11 @@
 /** The process beside a worker that builds an index: reading parts would hold up the threads that serve the model. */
-import { openLog } from '../src/log.ts';
-import { readRequest } from '../src/run.ts';
+
+import { readRequest } from '../src/runs/run.ts';
 import { indexFinishedRun } from '../src/search/index-run.ts';
-import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import { s3OptionsOf } from '../src/settings/options.ts';
+import type { Settings } from '../src/settings/table.ts';
 import { openStore } from '../src/stores/open-store.ts';
+import { openLog } from '../src/telemetry/log.ts';
 
 export interface IndexerRequest {
   output: string;

@@ -8,7 +8,7 @@ import type { FilledSlot, RowRange } from '../src/batch.ts';
 import { type DecoderChoice, decodeImage } from '../src/decode.ts';
 import { ConfigError } from '../src/errors.ts';
 import { fetchItem } from '../src/fetch.ts';
-import type { Run } from '../src/run.ts';
+import type { Run } from '../src/runs/run.ts';
 import { openSeenTable, type SeenTable } from '../src/seen.ts';
 import { openSheet, type Sheet } from '../src/sheet.ts';
 import { openSource } from '../src/sources/open-source.ts';

@@ -2,7 +2,8 @@
 import { availableParallelism } from 'node:os';
 import type { Device } from '../src/devices/device.ts';
 import { makeGate } from '../src/objects/host-gate.ts';
-import { type Settings, sourceOptionsOf } from '../src/settings.ts';
+import { sourceOptionsOf } from '../src/settings/options.ts';
+import type { Settings } from '../src/settings/table.ts';
 import type { InferenceReply, InferenceRequest } from './inference.ts';
 import type { LaneOptions, LaneReply, LaneRequest } from './lane.ts';
 import type { Slot } from './slot.ts';

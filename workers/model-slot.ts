@@ -1,12 +1,12 @@
 /** The one model that fits into a worker, and which runs it can do with it: the first run decides. */
 import { NotForThisWorker } from '../src/consume.ts';
 import type { Device } from '../src/devices/device.ts';
-import type { Logger } from '../src/log.ts';
 import { openPipeline, type Pipeline } from '../src/pipeline.ts';
-import { needsOf, type Run, type RunNeeds } from '../src/run.ts';
+import { needsOf, type Run, type RunNeeds } from '../src/runs/run.ts';
 import type { Store } from '../src/stores/store.ts';
+import type { Logger } from '../src/telemetry/log.ts';
+import type { LoadedModel } from '../src/telemetry/worker-reports.ts';
 import { version } from '../src/version.ts';
-import type { LoadedModel } from '../src/worker-reports.ts';
 import { type Engine, type EngineSettings, openEngine } from './engine.ts';
 import type { PartWriter } from './part-writer.ts';
 import type { Tally } from './tally.ts';

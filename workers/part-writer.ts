@@ -1,8 +1,8 @@
 /** The writer thread (writer.ts), as the main thread speaks to it. */
 import type { CommitResult } from '../src/commit.ts';
-import type { CommittedPart } from '../src/committed.ts';
 import type { PartFacts } from '../src/finalize.ts';
 import type { PipelineParts } from '../src/pipeline.ts';
+import type { CommittedPart } from '../src/runs/committed.ts';
 import { openThread } from './thread.ts';
 import type { WriterOptions, WriterReply, WriterRequest } from './writer.ts';
 

@@ -7,10 +7,10 @@
 import { availableParallelism } from 'node:os';
 import type { WorkerDevice } from '../src/devices/list-devices.ts';
 import { messageOf } from '../src/errors.ts';
-import type { Logger } from '../src/log.ts';
-import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
-import type { RestartCause, WorkerMetrics } from '../src/metrics.ts';
-import type { LoadedModel, Pulse, WorkerReport } from '../src/worker-reports.ts';
+import type { Logger } from '../src/telemetry/log.ts';
+import { addMeasures, type Measures, noMeasures } from '../src/telemetry/measures.ts';
+import type { RestartCause, WorkerMetrics } from '../src/telemetry/metrics.ts';
+import type { LoadedModel, Pulse, WorkerReport } from '../src/telemetry/worker-reports.ts';
 import { type Supervisor, superviseWorker } from './supervisor.ts';
 import type { WorkerOptions } from './worker.ts';
 

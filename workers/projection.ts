@@ -1,6 +1,6 @@
 /** The thread that lays out a map of embeddings: it takes seconds, in which a server must answer. */
 import { workerData } from 'node:worker_threads';
-import { projectEmbeddings } from '../src/projection.ts';
+import { projectEmbeddings } from '../src/search/projection.ts';
 import { serveThread } from './thread.ts';
 
 export interface ProjectionOptions {

@@ -1,7 +1,7 @@
 /** A worker's sign of life, with which it also tells how it is: as long as its event loop turns, and no longer. */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { ConsumerVitals } from '../src/consume.ts';
-import { type Pulse, pulseMs } from '../src/worker-reports.ts';
+import { type Pulse, pulseMs } from '../src/telemetry/worker-reports.ts';
 
 export interface PulseTimer {
   /** From now on pulses tell of its Redis and its shards. */

@@ -1,8 +1,8 @@
 /** The model, loaded with the first picture that is searched by, and let go when none has come for a while: it takes half a GB. */
 
-import type { Logger } from '../src/log.ts';
-import { readRun } from '../src/run.ts';
+import { readRun } from '../src/runs/run.ts';
 import type { Store } from '../src/stores/store.ts';
+import type { Logger } from '../src/telemetry/log.ts';
 import { type Embedder, type EmbedderOptions, openEmbedder, type Picture } from './embedder.ts';
 
 export interface SharedEmbedder {

@@ -1,7 +1,7 @@
 /**
  * Keeps a worker process running.
  *
- *   1. It is started, and tells what it does (src/worker-reports.ts); what it logs is passed on.
+ *   1. It is started, and tells what it does (src/telemetry/worker-reports.ts); what it logs is passed on.
  *   2. It crashes, or its store is away: another one is started, after a pause that grows while no shard is done. Crashed too often in
  *      a row, it is given up, and so it is at once where the operator must change something.
  *   3. It has more memory than it may: it finishes the shards that it has, however long they take, and another one is started.
@@ -13,10 +13,10 @@ import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ConfigError, messageOf } from '../src/errors.ts';
-import type { Logger } from '../src/log.ts';
-import { addMeasures, type Measures, noMeasures } from '../src/measures.ts';
-import type { RestartCause } from '../src/metrics.ts';
-import type { WorkerReport } from '../src/worker-reports.ts';
+import type { Logger } from '../src/telemetry/log.ts';
+import { addMeasures, type Measures, noMeasures } from '../src/telemetry/measures.ts';
+import type { RestartCause } from '../src/telemetry/metrics.ts';
+import type { WorkerReport } from '../src/telemetry/worker-reports.ts';
 import { errorOf, forkEntry } from './thread.ts';
 import type { WorkerOptions, WorkerOrder } from './worker.ts';
 

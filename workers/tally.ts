@@ -1,6 +1,6 @@
 /** What a worker does with its time, told shard by shard: the clock behind `Measures`. */
 import { availableParallelism, cpus } from 'node:os';
-import { type Measures, mapMeasures, noMeasures } from '../src/measures.ts';
+import { type Measures, mapMeasures, noMeasures } from '../src/telemetry/measures.ts';
 import type { EngineMeasures } from './engine.ts';
 
 /** 'load': a model, or rows to be used again. 'hold': a worker has a shard. 'embed': a shard's images are under way. */

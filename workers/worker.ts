@@ -2,7 +2,7 @@
  * A worker process: takes shards from the queue and turns them into parts, until told to stop.
  *
  *   1. The parent (workers/supervisor.ts) sends `work` with everything it needs; nothing is read from env or argv, but by OpenTelemetry
- *      (traces.ts).
+ *      (telemetry/traces.ts).
  *   2. The model of `run` is loaded if one is named, and `ready` is sent. What the operator must change is sent as
  *      `fatal`, now or later, and costs no shard.
  *   3. This main thread talks to Redis and the store and renews locks; lanes and the inference thread do the work, so it
@@ -16,18 +16,19 @@ import { consumeShards, NotForThisWorker } from '../src/consume.ts';
 import { resolveDevice } from '../src/devices/resolve-device.ts';
 import { ConfigError, messageOf, OutOfReach } from '../src/errors.ts';
 import { finalizeRun } from '../src/finalize.ts';
-import { type Logger, openLog } from '../src/log.ts';
-import type { Measures } from '../src/measures.ts';
 import { ofStore, type ShardReport } from '../src/pipeline.ts';
 import { openQueue } from '../src/queue.ts';
-import { type Run, readRun } from '../src/run.ts';
-import { type Settings, s3OptionsOf } from '../src/settings.ts';
+import { type Run, readRun } from '../src/runs/run.ts';
+import { s3OptionsOf } from '../src/settings/options.ts';
+import type { Settings } from '../src/settings/table.ts';
 import { atStep } from '../src/steps.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
-import { reportThroughput } from '../src/throughput.ts';
-import { noteInSpan, startTraces, stopTraces } from '../src/traces.ts';
-import type { ShardDone, WorkerReport } from '../src/worker-reports.ts';
+import { type Logger, openLog } from '../src/telemetry/log.ts';
+import type { Measures } from '../src/telemetry/measures.ts';
+import { reportThroughput } from '../src/telemetry/throughput.ts';
+import { noteInSpan, startTraces, stopTraces } from '../src/telemetry/traces.ts';
+import type { ShardDone, WorkerReport } from '../src/telemetry/worker-reports.ts';
 import type { EngineSettings } from './engine.ts';
 import { indexAside } from './index-aside.ts';
 import { type ModelSlot, openModelSlot } from './model-slot.ts';

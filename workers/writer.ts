@@ -4,11 +4,11 @@
  */
 import { workerData } from 'node:worker_threads';
 import { type CommitResult, commitPart } from '../src/commit.ts';
-import type { CommittedPart } from '../src/committed.ts';
 import { type PartFacts, readPartFacts } from '../src/finalize.ts';
-import { encodePart } from '../src/part.ts';
+import { encodePart } from '../src/parts/part.ts';
 import type { Made } from '../src/pipeline.ts';
-import type { S3Options } from '../src/s3.ts';
+import type { CommittedPart } from '../src/runs/committed.ts';
+import type { S3Options } from '../src/s3/s3.ts';
 import { type EndedRows, readSheet } from '../src/sheet.ts';
 import { openStore } from '../src/stores/open-store.ts';
 import { serveThread } from './thread.ts';

@@ -1,7 +1,7 @@
 /** Whether an image that is done again gives what its row says. */
 import type { FailureCode } from '../errors.ts';
-import { featureStarts, type RowMaking, type RowNumbers } from '../row-extras.ts';
-import type { Run } from '../run.ts';
+import { featureStarts, type RowMaking, type RowNumbers } from '../parts/row-extras.ts';
+import type { Run } from '../runs/run.ts';
 import type { Outcome } from '../types.ts';
 import type { SampledRow } from './sample.ts';
 

@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { publicUri } from '../archives/archive.ts';
-import { type PartTable, readPart } from '../part.ts';
-import type { PartFooter } from '../part-footer.ts';
-import { type Run, type Success, sourceName } from '../run.ts';
+import type { PartFooter } from '../parts/footer.ts';
+import { type PartTable, readPart } from '../parts/part.ts';
+import { type Run, type Success, sourceName } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 

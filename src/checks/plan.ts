@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { messageOf } from '../errors.ts';
 import { pageItemsKey, pageKey, runKey } from '../layout.ts';
 import { decodeItems, type PageIndex, readPage, shardsPerPage } from '../page.ts';
-import type { Run } from '../run.ts';
+import type { Run } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { compareBytewise } from '../uri.ts';

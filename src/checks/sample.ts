@@ -1,13 +1,13 @@
 /** Rows of a run chosen at random: what `verify --deep` looks at. */
 import type { FailureCode } from '../errors.ts';
 import { openPlan } from '../page.ts';
-import { type PartTable, readStoredPart } from '../part.ts';
-import { numbersAt, type RowNumbers } from '../row-extras.ts';
-import { openRetriedParts } from '../splice.ts';
+import { type PartTable, readStoredPart } from '../parts/part.ts';
+import { numbersAt, type RowNumbers } from '../parts/row-extras.ts';
+import { openRetriedParts } from '../parts/splice.ts';
+import { type FinishedRun, type View, viewParts } from '../runs/view.ts';
 import type { Store } from '../stores/store.ts';
 import type { Item } from '../types.ts';
 import { uniform } from '../uniform.ts';
-import { type FinishedRun, type View, viewParts } from '../view.ts';
 
 /** A row as it stands in a part. */
 export interface SampledRow {
@@ -17,7 +17,7 @@ export interface SampledRow {
   labels: Int32Array;
   scores: Float32Array;
   embedding: Float32Array;
-  /** The same with what lies behind them (row-extras.ts). */
+  /** The same with what lies behind them (parts/row-extras.ts). */
   whole: RowNumbers;
   /** What made it: 'cpu', 'cuda'. */
   device: string;

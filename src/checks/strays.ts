@@ -10,7 +10,7 @@ import {
   shardOfPart,
   successKey,
 } from '../layout.ts';
-import type { Run, Success } from '../run.ts';
+import type { Run, Success } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 
 /** Takes what does not hold, a line each. */

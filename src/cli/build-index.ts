@@ -1,14 +1,14 @@
 /** `lensmill build-index`: the retrieval index of an output, brought up to date, and how much of the truth it finds. */
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
-import { type RunRequest, readRequest } from '../run.ts';
+import { type RunRequest, readRequest } from '../runs/run.ts';
 import { type Build, buildIndex } from '../search/build.ts';
 import { spoiling } from '../search/index-run.ts';
 import { openIndex } from '../search/open-index.ts';
 import { type Check, checkIndex, promisedRecall } from '../search/recall.ts';
 import { finishedRuns } from '../search/record.ts';
 import type { IndexRecord } from '../search/search-index.ts';
-import { s3OptionsOf } from '../settings.ts';
+import { s3OptionsOf } from '../settings/options.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';

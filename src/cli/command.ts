@@ -1,18 +1,12 @@
 /** What every command shares: settings from flags, environment and file; a log; results; exit codes. */
 import { type Command, Option } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
-import { openLog } from '../log.ts';
 import type { Caller } from '../producer/caller.ts';
-import { explainRedisReply } from '../redis-errors.ts';
-import {
-  type ResolvedSettings,
-  readSettingsFile,
-  resolveSettings,
-  type SettingName,
-  type Settings,
-  settingsTable,
-} from '../settings.ts';
-import { startTraces, stopTraces } from '../traces.ts';
+import { explainRedisReply } from '../redis/errors.ts';
+import { type ResolvedSettings, readSettingsFile, resolveSettings } from '../settings/resolve.ts';
+import { type SettingName, type Settings, settingsTable } from '../settings/table.ts';
+import { openLog } from '../telemetry/log.ts';
+import { startTraces, stopTraces } from '../telemetry/traces.ts';
 import { reportProgress } from './progress.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 

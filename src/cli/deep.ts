@@ -5,10 +5,10 @@ import { compareRow, type Tolerance, toleranceOf } from '../checks/compare.ts';
 import { chooseRows, readRows, type SampledRow } from '../checks/sample.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { encodeItems } from '../page.ts';
-import { rowShape } from '../row-extras.ts';
+import { rowShape } from '../parts/row-extras.ts';
+import { openView } from '../runs/view.ts';
 import { readSheet } from '../sheet.ts';
 import type { Store } from '../stores/store.ts';
-import { openView } from '../view.ts';
 import type { Context } from './command.ts';
 import { reportProgress } from './progress.ts';
 

@@ -1,10 +1,11 @@
 /** What `lensmill doctor` says of Redis: a run of one empty shard is taken through it, and its set-up is looked at. */
 import { hostname } from 'node:os';
-import { tryQueue } from '../queue-trial.ts';
-import { parseRedisAddress, type RedisAddress } from '../redis-address.ts';
-import { type RedisFacts, readRedisFacts } from '../redis-facts.ts';
-import { startPrivateRedis } from '../redis-server.ts';
-import { hideSecrets, type Settings } from '../settings.ts';
+import { parseRedisAddress, type RedisAddress } from '../redis/address.ts';
+import { type RedisFacts, readRedisFacts } from '../redis/facts.ts';
+import { tryQueue } from '../redis/queue-trial.ts';
+import { startPrivateRedis } from '../redis/server.ts';
+import { hideSecrets } from '../settings/resolve.ts';
+import type { Settings } from '../settings/table.ts';
 import { isLoopback } from '../web/access.ts';
 
 export interface Finding {

@@ -5,7 +5,7 @@ import { labelsOf } from '../models/labels.ts';
 import { type DuplicateImage, type Duplicates, findDuplicates } from '../search/duplicates.ts';
 import { openIndex } from '../search/open-index.ts';
 import { type SearchIndex, usualThreshold } from '../search/search-index.ts';
-import { s3OptionsOf } from '../settings.ts';
+import { s3OptionsOf } from '../settings/options.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply } from '../web/replies.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';

@@ -2,8 +2,8 @@
 import type { Command } from 'commander';
 import { enqueueRun } from '../producer/enqueue.ts';
 import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
-import type { Run } from '../run.ts';
-import { required } from '../settings.ts';
+import type { Run } from '../runs/run.ts';
+import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes } from './command.ts';
 import { keepHeapSmall } from './heap.ts';

@@ -4,7 +4,7 @@ import { ConfigError } from '../errors.ts';
 import { findLabels } from '../models/labels.ts';
 import { heldRuns } from '../search/record.ts';
 import type { Filter, IndexRecord } from '../search/search-index.ts';
-import { settingsTable } from '../settings.ts';
+import { settingsTable } from '../settings/table.ts';
 
 export const filterOptions: readonly [string, string][] = [
   ['--label <labels...>', 'only images that have one of these among their labels: names, or indices'],

@@ -2,8 +2,8 @@
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { ConfigError, messageOf } from '../errors.ts';
-import { readImage } from '../read-image.ts';
-import { sourceOptionsOf } from '../settings.ts';
+import { readImage } from '../runs/read-image.ts';
+import { sourceOptionsOf } from '../settings/options.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';

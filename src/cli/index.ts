@@ -2,8 +2,8 @@
 import type { Command } from 'commander';
 import { driveRun, requireDevice } from '../producer/drive.ts';
 import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
-import type { Run } from '../run.ts';
-import { s3OptionsOf } from '../settings.ts';
+import type { Run } from '../runs/run.ts';
+import { s3OptionsOf } from '../settings/options.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
 import { keepHeapSmall } from './heap.ts';

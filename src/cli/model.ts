@@ -9,7 +9,7 @@ import { presets } from '../models/presets.ts';
 import { calibrateOn } from '../producer/calibrate.ts';
 import { loadModel } from '../producer/choose-model.ts';
 import { sourceSpecOf } from '../producer/plan-run.ts';
-import type { SettingName } from '../settings.ts';
+import type { SettingName } from '../settings/table.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings, readSettings, sourceSettings } from './option-groups.ts';
 import { reportProgress } from './progress.ts';

@@ -1,5 +1,5 @@
 /** What several commands take alike: settings by what they decide, and arguments. */
-import type { SettingName } from '../settings.ts';
+import type { SettingName } from '../settings/table.ts';
 
 /** What of a source is meant. */
 export const sourceSettings: readonly SettingName[] = [

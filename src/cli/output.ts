@@ -1,5 +1,8 @@
 /** The output that a command reads or writes. */
-import { required, type Settings, s3OptionsOf } from '../settings.ts';
+
+import { s3OptionsOf } from '../settings/options.ts';
+import { required } from '../settings/resolve.ts';
+import type { Settings } from '../settings/table.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
 

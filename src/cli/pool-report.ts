@@ -1,8 +1,8 @@
 /** How the workers of `lensmill work` are shown: a line while they work, and a result at the end. */
 import type { Pool, PoolWorker } from '../../workers/pool.ts';
-import { addMeasures, noMeasures } from '../measures.ts';
-import type { Settings } from '../settings.ts';
-import { reportThroughput } from '../throughput.ts';
+import type { Settings } from '../settings/table.ts';
+import { addMeasures, noMeasures } from '../telemetry/measures.ts';
+import { reportThroughput } from '../telemetry/throughput.ts';
 import { throughputLines } from './speed.ts';
 import type { Terminal } from './terminal.ts';
 import { columnsOf } from './text-table.ts';

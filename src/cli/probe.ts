@@ -15,10 +15,10 @@ import { type PredictionFormat, predictionFormats, predictionWriter } from '../p
 import { openProducts } from '../probe/products.ts';
 import { type Trained, trainProbe } from '../probe/train.ts';
 import { readHead } from '../producer/head.ts';
-import { readRequest } from '../run.ts';
-import { sourceOptionsOf } from '../settings.ts';
+import { readRequest } from '../runs/run.ts';
+import { openTable, runOf, tableParts } from '../runs/table.ts';
+import { sourceOptionsOf } from '../settings/options.ts';
 import { sourceUri } from '../sources/open-source.ts';
-import { openTable, runOf, tableParts } from '../table.ts';
 import { version } from '../version.ts';
 import { addCommand, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';

@@ -1,6 +1,7 @@
 /** Progress of long work: a live line on a terminal, elsewhere a log line every ten seconds. */
-import type { Logger } from '../log.ts';
+
 import type { ProgressReporter } from '../producer/caller.ts';
+import type { Logger } from '../telemetry/log.ts';
 import type { Terminal } from './terminal.ts';
 
 const logEveryMs = 10_000;

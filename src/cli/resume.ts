@@ -1,8 +1,8 @@
 /** `lensmill resume`: finishes a run from what its store holds, whatever became of Redis and of its workers. */
 import type { Command } from 'commander';
 import { completePlan } from '../producer/plan-run.ts';
-import { findSuccess, readRequest } from '../run.ts';
-import { required } from '../settings.ts';
+import { findSuccess, readRequest } from '../runs/run.ts';
+import { required } from '../settings/resolve.ts';
 import { addCommand } from './command.ts';
 import { enqueueAndTell } from './enqueue.ts';
 import { keepHeapSmall } from './heap.ts';

@@ -1,6 +1,6 @@
 /** How a run's speed, and what limits it, are shown. */
-import type { LiveThroughput } from '../live-throughput.ts';
-import { percent, type Stage } from '../throughput.ts';
+import type { LiveThroughput } from '../telemetry/live-throughput.ts';
+import { percent, type Stage } from '../telemetry/throughput.ts';
 import { formatSeconds } from './progress.ts';
 
 const columnWidth = 8;

@@ -2,13 +2,13 @@
 import type { Command } from 'commander';
 import { readCertificates, type StoredCertificate } from '../certificate.ts';
 import { ConfigError } from '../errors.ts';
-import { type LiveStatus, readLiveStatus } from '../live-status.ts';
 import { queueOf } from '../producer/drive.ts';
-import { checkRedis } from '../redis-connection.ts';
-import { listRuns, readRequest } from '../run.ts';
-import { readStatus, type StoredStatus } from '../run-status.ts';
+import { checkRedis } from '../redis/connection.ts';
+import { listRuns, readRequest } from '../runs/run.ts';
+import { readStatus, type StoredStatus } from '../runs/status.ts';
+import { listRetries } from '../runs/view.ts';
 import type { Store } from '../stores/store.ts';
-import { listRetries } from '../view.ts';
+import { type LiveStatus, readLiveStatus } from '../telemetry/live-status.ts';
 import { certificateLine } from './certificate.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings } from './option-groups.ts';

@@ -1,10 +1,10 @@
 /** What a finished run tells its user. */
 import pc from 'picocolors';
-import type { Measures } from '../measures.ts';
-import { type Run, type Success, sourceName } from '../run.ts';
-import type { Settings } from '../settings.ts';
+import { type Run, type Success, sourceName } from '../runs/run.ts';
+import type { Settings } from '../settings/table.ts';
 import type { Store } from '../stores/store.ts';
-import { reportThroughput } from '../throughput.ts';
+import type { Measures } from '../telemetry/measures.ts';
+import { reportThroughput } from '../telemetry/throughput.ts';
 import { type ExitCode, exitCodes } from './command.ts';
 import { formatSeconds } from './progress.ts';
 import { throughputLines } from './speed.ts';

@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
-import { readRun, readSuccess } from '../run.ts';
+import { readRun, readSuccess } from '../runs/run.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
 import { addCommand, type ExitCode, exitCodes } from './command.ts';
 import type { DeepVerification } from './deep.ts';

@@ -6,9 +6,9 @@ import { openPool } from '../../workers/pool.ts';
 import { vitalsOf } from '../../workers/vitals.ts';
 import { listDevices, type WorkerDevice } from '../devices/list-devices.ts';
 import { ConfigError } from '../errors.ts';
-import type { Logger } from '../log.ts';
 import { openRedis, queueOf } from '../producer/drive.ts';
-import { type Origin, required } from '../settings.ts';
+import { type Origin, required } from '../settings/resolve.ts';
+import type { Logger } from '../telemetry/log.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
@@ -48,7 +48,7 @@ export function addWorkCommand(program: Command): void {
 
       const { maxMemoryBytes, metricsPort, host } = settings;
       const metrics =
-        metricsPort === undefined ? undefined : (await import('../metrics.ts')).openWorkerMetrics();
+        metricsPort === undefined ? undefined : (await import('../telemetry/metrics.ts')).openWorkerMetrics();
       const pool = openPool(
         { devices, output, redisUrl: redis.url, queue, settings, maxMemoryBytes },
         { log, writeLine: terminal.writeLine, observer: metrics },

@@ -1,5 +1,5 @@
-import type { PartTable } from '../part.ts';
-import type { PartFooter } from '../part-footer.ts';
+import type { PartFooter } from '../parts/footer.ts';
+import type { PartTable } from '../parts/part.ts';
 
 /** What all parts of an export have in common. */
 export type ExportFacts = Pick<PartFooter, 'run' | 'source' | 'model' | 'topK'>;

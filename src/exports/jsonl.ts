@@ -1,7 +1,7 @@
 /** One JSON object an image, ok or failed: `images-00000.jsonl` … */
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { PartTable } from '../part.ts';
+import type { PartTable } from '../parts/part.ts';
 import type { ExportFile, ExportTarget } from './export-file.ts';
 
 /**

@@ -8,8 +8,16 @@ import { appendFile, type FileHandle, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { toHalf } from '../models/half.ts';
-import { type Column, createParquetFile, int32, int64, lists, type ParquetFile, text } from '../parquet.ts';
-import type { PartTable } from '../part.ts';
+import {
+  type Column,
+  createParquetFile,
+  int32,
+  int64,
+  lists,
+  type ParquetFile,
+  text,
+} from '../parts/parquet.ts';
+import type { PartTable } from '../parts/part.ts';
 import type { ExportFile, ExportTarget } from './export-file.ts';
 
 /** Bytes of the header: NumPy wants a multiple of 64, and a shape's digits may grow until the file is closed. */

@@ -1,8 +1,9 @@
 /** A program that calls the library, as the producer and the steps know whoever calls them. */
 import { ConfigError } from '../errors.ts';
-import { openLog, silentLog } from '../log.ts';
 import type { Caller } from '../producer/caller.ts';
-import { resolveSettings, type Settings, settingNames } from '../settings.ts';
+import { resolveSettings } from '../settings/resolve.ts';
+import { type Settings, settingNames } from '../settings/table.ts';
+import { openLog, silentLog } from '../telemetry/log.ts';
 import type { Given, Logging, Watching } from './types.ts';
 
 /** What calls take beside settings. */

@@ -1,5 +1,5 @@
 /** What stands behind an `Output`: no program sees it. */
-import { s3OptionsOf } from '../settings.ts';
+import { s3OptionsOf } from '../settings/options.ts';
 import { openStore } from '../stores/open-store.ts';
 import type { Store } from '../stores/store.ts';
 import { settingsOf } from './caller.ts';

@@ -1,13 +1,13 @@
 /** An output, open: its runs and their rows. */
 import { ConfigError } from '../errors.ts';
-import { readLiveStatus } from '../live-status.ts';
 import { queueOf } from '../producer/drive.ts';
-import { readImage } from '../read-image.ts';
-import { checkRedis } from '../redis-connection.ts';
-import { listRuns, readRun, readSuccess } from '../run.ts';
-import { readStatus } from '../run-status.ts';
-import { sourceOptionsOf } from '../settings.ts';
-import { openTable, runOf } from '../table.ts';
+import { checkRedis } from '../redis/connection.ts';
+import { readImage } from '../runs/read-image.ts';
+import { listRuns, readRun, readSuccess } from '../runs/run.ts';
+import { readStatus } from '../runs/status.ts';
+import { openTable, runOf } from '../runs/table.ts';
+import { sourceOptionsOf } from '../settings/options.ts';
+import { readLiveStatus } from '../telemetry/live-status.ts';
 import { isSound, type Verification as Proof, verifyRun } from '../verify.ts';
 import { callerOf } from './caller.ts';
 import { openOutputStore, remember } from './opened.ts';

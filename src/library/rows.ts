@@ -1,13 +1,13 @@
 /** Rows one by one, as a program reads them. */
 import { pMapIterable } from 'p-map';
 import type { FailureCode } from '../errors.ts';
-import { openItemFinder } from '../find-item.ts';
 import { labelsOf } from '../models/labels.ts';
-import { type PartTable, readStoredPart } from '../part.ts';
-import { openRetriedParts } from '../splice.ts';
+import { type PartTable, readStoredPart } from '../parts/part.ts';
+import { openRetriedParts } from '../parts/splice.ts';
+import { openItemFinder } from '../runs/find-item.ts';
+import { openTable, type Table, tableParts } from '../runs/table.ts';
+import type { ViewPart } from '../runs/view.ts';
 import type { Store } from '../stores/store.ts';
-import { openTable, type Table, tableParts } from '../table.ts';
-import type { ViewPart } from '../view.ts';
 import { namedLabels } from '../web/replies.ts';
 import type { Label, OkRow, Row } from './types.ts';
 

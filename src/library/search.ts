@@ -6,7 +6,7 @@ import { resolveDevice } from '../devices/resolve-device.ts';
 import { ConfigError } from '../errors.ts';
 import { findLabels } from '../models/labels.ts';
 import type { Caller } from '../producer/caller.ts';
-import { readRequest } from '../run.ts';
+import { readRequest } from '../runs/run.ts';
 import { findDuplicates } from '../search/duplicates.ts';
 import { openIndex as openSearchIndex } from '../search/open-index.ts';
 import {
@@ -19,7 +19,7 @@ import {
 } from '../search/queries.ts';
 import { finishedRuns, heldRuns } from '../search/record.ts';
 import { type Filter as IndexFilter, type SearchIndex, usualThreshold } from '../search/search-index.ts';
-import { s3OptionsOf } from '../settings.ts';
+import { s3OptionsOf } from '../settings/options.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply, imageReply, namesOf } from '../web/replies.ts';
 import { callerOf, settingsOf } from './caller.ts';

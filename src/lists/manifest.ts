@@ -11,7 +11,7 @@ import { ConfigError, type FailureCode, messageOf } from '../errors.ts';
 import type { Objects } from '../objects/objects.ts';
 import { persistent } from '../objects/persistent.ts';
 import { publicUrl } from '../objects/web-url.ts';
-import { openParquet } from '../parquet-ranges.ts';
+import { openParquet } from '../parts/parquet-ranges.ts';
 import { type ListColumns, ReadError } from '../sources/source.ts';
 import { isWebUri } from '../uri.ts';
 import {

@@ -1,5 +1,5 @@
 /**
- * A graph whose rows are longer (row-extras.ts says of what): what it makes already is renamed, and what is added joined to it.
+ * A graph whose rows are longer (parts/row-extras.ts says of what): what it makes already is renamed, and what is added joined to it.
  *
  *   embedding ────────────────┬─ Concat → embedding float32 [N, dimension + features]
  *   layer3's last block → mean┘
@@ -7,7 +7,7 @@
  *   embedding → head → top-k ─┘
  */
 import { ConfigError } from '../errors.ts';
-import type { Features, Layer } from '../row-extras.ts';
+import type { Features, Layer } from '../parts/row-extras.ts';
 import { drawHead, type Head } from './head.ts';
 import { dataType, type GraphProto, type OnnxModel, type Sketch, startSketch, valueInfo } from './onnx.ts';
 

@@ -1,7 +1,7 @@
 /** Objects of any bucket, by `s3://bucket/key`. A key stands in its URI as it is, without escapes. */
 import { ConfigError, type FailureCode } from '../errors.ts';
-import { Bucket, type S3Options } from '../s3.ts';
-import { S3Error, type S3ErrorCode } from '../s3-errors.ts';
+import { S3Error, type S3ErrorCode } from '../s3/errors.ts';
+import { Bucket, type S3Options } from '../s3/s3.ts';
 import { ReadError } from '../sources/source.ts';
 import type { Objects } from './objects.ts';
 

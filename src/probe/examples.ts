@@ -1,11 +1,11 @@
 /** The labelled rows of an output: what a probe learns from, read from the parts; of those without a labelled row only the text. */
 import { pMapIterable } from 'p-map';
 import { ConfigError } from '../errors.ts';
-import { type PartTable, readStoredPart } from '../part.ts';
-import { openPart } from '../part-footer.ts';
-import { openRetriedParts } from '../splice.ts';
+import { openPart } from '../parts/footer.ts';
+import { type PartTable, readStoredPart } from '../parts/part.ts';
+import { openRetriedParts } from '../parts/splice.ts';
+import type { ViewPart } from '../runs/view.ts';
 import type { Store } from '../stores/store.ts';
-import type { ViewPart } from '../view.ts';
 import { blockRows, type Examples } from './fit.ts';
 import type { Labels } from './labels.ts';
 import type { SplitExample } from './split.ts';

@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import type { ExportFile, ExportTarget } from '../exports/export-file.ts';
 import type { Matrices } from '../infer.ts';
 import type { HeadRecord } from '../models/head.ts';
-import { createParquetFile, float32, lists, type ParquetFile, text } from '../parquet.ts';
-import type { PartTable } from '../part.ts';
+import { createParquetFile, float32, lists, type ParquetFile, text } from '../parts/parquet.ts';
+import type { PartTable } from '../parts/part.ts';
 
 const formats = { parquet: openParquet, jsonl: openJsonl, csv: openCsv };
 

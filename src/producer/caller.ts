@@ -1,6 +1,7 @@
 /** Whoever has runs planned and done: a command, or a program that uses the library. */
-import type { Logger } from '../log.ts';
-import type { Settings } from '../settings.ts';
+
+import type { Settings } from '../settings/table.ts';
+import type { Logger } from '../telemetry/log.ts';
 
 export interface Caller {
   readonly settings: Settings;

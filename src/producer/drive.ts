@@ -2,20 +2,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
 import { superviseWorker } from '../../workers/supervisor.ts';
-import { listParts } from '../committed.ts';
 import { requirePrecision } from '../devices/device.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { requireRealDevice } from '../devices/sleep.ts';
 import { ConfigError } from '../errors.ts';
-import { type Measures, measuresSince } from '../measures.ts';
 import { shardSizes } from '../page.ts';
 import { openQueue, queueNameOf, type ShardQueue } from '../queue.ts';
-import { checkRedis } from '../redis-connection.ts';
-import { startPrivateRedis } from '../redis-server.ts';
-import { findSuccess, needsOf, type Run, type Success } from '../run.ts';
-import type { Settings } from '../settings.ts';
+import { checkRedis } from '../redis/connection.ts';
+import { startPrivateRedis } from '../redis/server.ts';
+import { listParts } from '../runs/committed.ts';
+import { findSuccess, needsOf, type Run, type Success } from '../runs/run.ts';
+import type { Settings } from '../settings/table.ts';
 import type { Store } from '../stores/store.ts';
-import { findLimit } from '../throughput.ts';
+import { type Measures, measuresSince } from '../telemetry/measures.ts';
+import { findLimit } from '../telemetry/throughput.ts';
 import { version } from '../version.ts';
 import type { Caller, ProgressReporter } from './caller.ts';
 

@@ -1,8 +1,8 @@
 /** A planned run into the queue: workers anywhere do the rest, and the one that commits the last shard finishes it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openQueue, type ShardQueue } from '../queue.ts';
-import { needsOf, type Run } from '../run.ts';
-import { required } from '../settings.ts';
+import { needsOf, type Run } from '../runs/run.ts';
+import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
 import type { Caller } from './caller.ts';
 import { answerOf, enqueueMissing, openRedis, queueOf } from './drive.ts';

@@ -8,9 +8,9 @@ import { throwIfOtherModel } from '../models/head.ts';
 import type { Model } from '../models/model.ts';
 import { channelsOf, widenGraph } from '../models/widen.ts';
 import { publicUrl } from '../objects/web-url.ts';
+import { extrasName, layers, type RowExtras } from '../parts/row-extras.ts';
 import { type Lister, planRun } from '../plan.ts';
 import { failedItems } from '../retry.ts';
-import { extrasName, layers, type RowExtras } from '../row-extras.ts';
 import {
   claimRun,
   findSuccess,
@@ -20,16 +20,17 @@ import {
   readRequest,
   readSuccess,
   sourceName,
-} from '../run.ts';
-import { type Settings, sourceOptionsOf } from '../settings.ts';
+} from '../runs/run.ts';
+import { openTable, tableRows } from '../runs/table.ts';
+import { openView } from '../runs/view.ts';
+import { sourceOptionsOf } from '../settings/options.ts';
+import type { Settings } from '../settings/table.ts';
 import { changedItems } from '../since.ts';
 import { openSource, sourceUri } from '../sources/open-source.ts';
 import type { Source } from '../sources/source.ts';
 import { atStep } from '../steps.ts';
 import type { Store } from '../stores/store.ts';
-import { openTable, tableRows } from '../table.ts';
 import { version } from '../version.ts';
-import { openView } from '../view.ts';
 import { publishCalibration, publishHead, publishWeights } from '../weights.ts';
 import type { Caller } from './caller.ts';
 import { loadRunModel } from './choose-model.ts';

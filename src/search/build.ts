@@ -7,8 +7,8 @@
  * that ends before (6) was not.
  */
 import { ConfigError } from '../errors.ts';
-import { type RunRequest, readSuccess } from '../run.ts';
-import type { S3Options } from '../s3-client.ts';
+import { type RunRequest, readSuccess } from '../runs/run.ts';
+import type { S3Options } from '../s3/client.ts';
 import type { Store } from '../stores/store.ts';
 import type { ModelIdentity } from '../types.ts';
 import { version as lensmill } from '../version.ts';

@@ -1,9 +1,9 @@
 /** The index of a run that was finished just now, where it asked for one: what became of that is told, and fails no run. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ConfigError, messageOf } from '../errors.ts';
-import type { Logger } from '../log.ts';
-import type { RunRequest } from '../run.ts';
+import type { RunRequest } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
+import type { Logger } from '../telemetry/log.ts';
 import { type Build, type BuildOptions, buildIndex } from './build.ts';
 
 /** To be said of a store whose `conditional` is false. */

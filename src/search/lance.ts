@@ -4,7 +4,7 @@
  */
 import type { Connection, Table } from '@lancedb/lancedb';
 import { indexPrefix, indexTable } from '../layout.ts';
-import type { S3Options } from '../s3-client.ts';
+import type { S3Options } from '../s3/client.ts';
 import { pathOfUri, schemeOf } from '../uri.ts';
 import { type Batch, columnOf, encodeImages, type ImageRows } from './arrow.ts';
 import { explainLanceError, isMissing } from './lance-errors.ts';

@@ -11,7 +11,7 @@ import { hostname } from 'node:os';
 import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
 import { leaseKey, leasesPrefix, numberOfKey } from '../layout.ts';
-import { encodeJson, readJson } from '../run.ts';
+import { encodeJson, readJson } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 
 const entrySchema = z.object({

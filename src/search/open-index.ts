@@ -1,7 +1,7 @@
 /** Which index of an output is meant, and its newest generation, opened. */
 import { ConfigError } from '../errors.ts';
-import { readRequest } from '../run.ts';
-import type { S3Options } from '../s3-client.ts';
+import { readRequest } from '../runs/run.ts';
+import type { S3Options } from '../s3/client.ts';
 import type { Store } from '../stores/store.ts';
 import { ImageTable } from './lance.ts';
 import { LanceIndex } from './lance-index.ts';

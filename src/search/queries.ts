@@ -1,10 +1,10 @@
 /** What is searched by: images of the index, or pictures from elsewhere that the model embeds. */
 import { open, stat } from 'node:fs/promises';
 import type { Embedder, Picture } from '../../workers/embedder.ts';
-import { formatOf } from '../container.ts';
 import { ConfigError, type Failure } from '../errors.ts';
 import { openFileObjects } from '../objects/file.ts';
 import { publicUrl } from '../objects/web-url.ts';
+import { formatOf } from '../pixels/container.ts';
 import { fileUri, rawOfText } from '../uri.ts';
 import type { IndexedImage, SearchIndex } from './search-index.ts';
 

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
 import { generationKey, generationsPrefix, indexesPrefix, numberOfKey, retryNumber } from '../layout.ts';
 import { identitySchema } from '../models/identity.ts';
-import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../run.ts';
+import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 import { type IndexRecord, tableLayout } from './search-index.ts';
 

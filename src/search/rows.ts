@@ -2,13 +2,13 @@
  * The rows of finished runs as an index takes them, in batches: what is put in, and what it takes the place of.
  *
  * An image is known by its uri and id. A run that continues another (an increment, a retry) speaks of that run's images by
- * their ids alone, as the output's table does (table.ts), whatever their uris are by now.
+ * their ids alone, as the output's table does (runs/table.ts), whatever their uris are by now.
  */
 import { createHash } from 'node:crypto';
 import { pMapIterable } from 'p-map';
 import { toHalf } from '../models/half.ts';
-import { type PartTable, readStoredPart } from '../part.ts';
-import { type RunRequest, readSuccess } from '../run.ts';
+import { type PartTable, readStoredPart } from '../parts/part.ts';
+import { type RunRequest, readSuccess } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 import { toUnit } from '../vectors.ts';
 import type { ImageRows } from './arrow.ts';

@@ -1,5 +1,5 @@
 /** How LanceDB reaches the server that our own requests reach, as who they come from: it has an S3 client of its own. */
-import { findS3Server, type S3Options } from '../s3-client.ts';
+import { findS3Server, type S3Options } from '../s3/client.ts';
 
 export interface S3Access {
   /** In object_store's words (https://docs.rs/object_store/latest/object_store/aws/enum.AmazonS3ConfigKey.html). */

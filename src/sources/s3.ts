@@ -2,8 +2,8 @@
 import { ConfigError } from '../errors.ts';
 import type { Objects } from '../objects/objects.ts';
 import { openS3Objects } from '../objects/s3.ts';
-import { Bucket, type S3Options } from '../s3.ts';
-import { listInParallel } from '../s3-listing.ts';
+import { listInParallel } from '../s3/listing.ts';
+import { Bucket, type S3Options } from '../s3/s3.ts';
 import type { Item } from '../types.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
 import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';

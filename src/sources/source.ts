@@ -3,7 +3,7 @@
  * test/sources.test.ts holds every member to this contract.
  */
 import type { FailureCode } from '../errors.ts';
-import type { S3Options } from '../s3.ts';
+import type { S3Options } from '../s3/s3.ts';
 import type { Item } from '../types.ts';
 
 export interface Source {

@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts';
-import type { S3Options } from '../s3.ts';
+import type { S3Options } from '../s3/s3.ts';
 import { pathOfUri, schemeOf } from '../uri.ts';
 import { FileStore } from './file.ts';
 import { S3Store } from './s3.ts';

@@ -6,8 +6,8 @@
  * not atomic, the later of two writers at once replaces the earlier.
  */
 import { hash } from 'node:crypto';
-import { Bucket, type S3Options } from '../s3.ts';
-import { S3Error } from '../s3-errors.ts';
+import { S3Error } from '../s3/errors.ts';
+import { Bucket, type S3Options } from '../s3/s3.ts';
 import type { ByteRange, ListedObject, ObjectFacts, Store } from './store.ts';
 
 /** It stays, so that nobody needs the right to delete it. */

@@ -1,10 +1,10 @@
 /** The newest index of an output, open for as long as it is asked; a newer one takes its place while requests go on. */
 import { messageOf } from '../errors.ts';
-import type { Logger } from '../log.ts';
 import { type OpenIndexOptions, openIndex } from '../search/open-index.ts';
 import { findRecord } from '../search/record.ts';
 import type { SearchIndex } from '../search/search-index.ts';
 import type { Store } from '../stores/store.ts';
+import type { Logger } from '../telemetry/log.ts';
 
 export interface CurrentIndex {
   /** The index stays open until the promise that `act` gives settles. Throws ConfigError 'no-index'. */

@@ -10,8 +10,8 @@ import { z } from 'zod';
 import type { ProjectionOptions, ProjectionReply } from '../../workers/projection.ts';
 import { openThread, type Thread } from '../../workers/thread.ts';
 import { messageOf } from '../errors.ts';
-import type { Logger } from '../log.ts';
 import type { IndexRecord, SearchIndex } from '../search/search-index.ts';
+import type { Logger } from '../telemetry/log.ts';
 import { type MapPoints, mapPoints } from './api.ts';
 import type { CurrentIndex } from './current-index.ts';
 

@@ -1,11 +1,11 @@
 /** What `lensmill serve` tells Prometheus: of its output's queue, which is looked at when somebody asks, and of its requests. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Backlog, readBacklog } from '../backlog.ts';
 import { messageOf } from '../errors.ts';
-import type { Logger } from '../log.ts';
-import { serveTable } from '../metric-table.ts';
-import { forget, type MetricsText, openMeters } from '../metrics.ts';
 import { openQueue, type QueueAddress } from '../queue.ts';
+import { type Backlog, readBacklog } from '../telemetry/backlog.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { serveTable } from '../telemetry/metric-table.ts';
+import { forget, type MetricsText, openMeters } from '../telemetry/metrics.ts';
 import type { Answered } from './server.ts';
 
 export interface ServeMetrics {

@@ -1,9 +1,9 @@
 /** What Redis knows of runs that are under way, where there is one and it answers in time. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
-import { type LiveThroughput, liveThroughput } from '../live-throughput.ts';
-import type { Logger } from '../log.ts';
 import { openQueue, type QueueAddress, type RunState } from '../queue.ts';
+import { type LiveThroughput, liveThroughput } from '../telemetry/live-throughput.ts';
+import type { Logger } from '../telemetry/log.ts';
 
 export interface RunProgress {
   /** What workers are told of it; undefined where Redis does not know the run. */

@@ -4,13 +4,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
-import { listParts } from '../committed.ts';
 import { messageOf } from '../errors.ts';
-import type { LiveThroughput } from '../live-throughput.ts';
-import type { Logger } from '../log.ts';
-import { listRuns } from '../run.ts';
-import { type RunRecords, readRecords, statusOf } from '../run-status.ts';
+import { listParts } from '../runs/committed.ts';
+import { listRuns } from '../runs/run.ts';
+import { type RunRecords, readRecords, statusOf } from '../runs/status.ts';
 import type { Store } from '../stores/store.ts';
+import type { LiveThroughput } from '../telemetry/live-throughput.ts';
+import type { Logger } from '../telemetry/log.ts';
 import type { RunFacts } from './api.ts';
 import type { ProgressReader, RunProgress } from './run-progress.ts';
 

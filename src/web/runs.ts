@@ -2,9 +2,9 @@
 import { fastifySSE } from '@fastify/sse';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { readFailedImages } from '../failed-images.ts';
 import { isRunId } from '../layout.ts';
-import { openView } from '../view.ts';
+import { readFailedImages } from '../runs/failed-images.ts';
+import { openView } from '../runs/view.ts';
 import { failedImages, runs as runsSchema } from './api.ts';
 import { pageQuery, sizeQuery } from './queries.ts';
 import { answers, failures, type Serving } from './serving.ts';

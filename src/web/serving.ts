@@ -1,8 +1,8 @@
 /** What the routes share: opened by server.ts, which also closes it. */
 import type { z } from 'zod';
 import type { SharedEmbedder } from '../../workers/shared-embedder.ts';
-import type { Logger } from '../log.ts';
 import type { Store } from '../stores/store.ts';
+import type { Logger } from '../telemetry/log.ts';
 import { problem } from './api.ts';
 import type { CurrentIndex } from './current-index.ts';
 import type { MapMaker } from './map-maker.ts';

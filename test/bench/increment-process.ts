@@ -1,12 +1,12 @@
 /** What each process of the rerun bench does, apart from the others so that its memory is its own: see increment.ts. */
 import { identify } from '../../src/models/identity.ts';
 import { planRun } from '../../src/plan.ts';
-import { claimRun, type Run, type RunRequest } from '../../src/run.ts';
+import { claimRun, type Run, type RunRequest } from '../../src/runs/run.ts';
+import { openTable, tableRows } from '../../src/runs/table.ts';
 import { changedItems } from '../../src/since.ts';
 import { openSource } from '../../src/sources/open-source.ts';
 import type { Source } from '../../src/sources/source.ts';
 import { openStore } from '../../src/stores/open-store.ts';
-import { openTable, tableRows } from '../../src/table.ts';
 import { finish } from '../helpers/finished-run.ts';
 import { startListingServer } from '../helpers/listing-server.ts';
 import { makeRequest } from '../helpers/requests.ts';

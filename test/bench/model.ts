@@ -13,7 +13,7 @@ import { decodeImage } from '../../src/decode.ts';
 import { cpu } from '../../src/devices/cpu.ts';
 import { openSession } from '../../src/infer.ts';
 import { buildOnnx, type Model, quantiseModel, resolveModel } from '../../src/models/model.ts';
-import { resolveSettings } from '../../src/settings.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { cosine } from '../helpers/graphs.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
 import { median, perCoreSecond, perSecond, runBare } from './timing.ts';

@@ -16,7 +16,7 @@ import { parseArgs } from 'node:util';
 import { execa } from 'execa';
 import { cpu } from '../../src/devices/cpu.ts';
 import { buildOnnx, resolveModel } from '../../src/models/model.ts';
-import { resolveSettings } from '../../src/settings.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { makePhotoArchive } from '../helpers/photo-archive.ts';
 import { type IndexTimes, main, median, perSecond, runBare, timeIndex } from './timing.ts';
 

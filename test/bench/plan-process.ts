@@ -1,9 +1,9 @@
 /** What each process of the planning bench does, apart from the others so that its memory is its own: see plan.ts. */
 import { keepHeapSmall } from '../../src/cli/heap.ts';
 import { planRun } from '../../src/plan.ts';
-import type { Run } from '../../src/run.ts';
-import { Bucket } from '../../src/s3.ts';
-import { listInParallel } from '../../src/s3-listing.ts';
+import type { Run } from '../../src/runs/run.ts';
+import { listInParallel } from '../../src/s3/listing.ts';
+import { Bucket } from '../../src/s3/s3.ts';
 import { openSource } from '../../src/sources/open-source.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import { startListingServer } from '../helpers/listing-server.ts';

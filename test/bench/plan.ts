@@ -2,7 +2,7 @@
  * What planning costs: `node test/bench/plan.ts [--items 1000000] [--latency 20]`. An S3 server in a process of its own lists
  * objects that nobody stored, each page `latency` ms late, as over a network.
  *
- *   listing   plainly, and several folders at once (s3-listing.ts)
+ *   listing   plainly, and several folders at once (s3/listing.ts)
  *   plan      `planRun` over the S3 source into a folder: items a second, and the most memory that its process held
  *   restart   a planner that is killed half-way, and the next one: what it lists again
  *   enqueue   the plan's shards into a real Redis while a worker takes them: the most that waited
@@ -17,14 +17,14 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { consumeShards } from '../../src/consume.ts';
-import { silentLog } from '../../src/log.ts';
 import { readPage } from '../../src/page.ts';
 import { enqueueMissing } from '../../src/producer/drive.ts';
 import { openQueue } from '../../src/queue.ts';
-import { startPrivateRedis } from '../../src/redis-server.ts';
-import { needsOf, type Run } from '../../src/run.ts';
+import { startPrivateRedis } from '../../src/redis/server.ts';
+import { needsOf, type Run } from '../../src/runs/run.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import type { Store } from '../../src/stores/store.ts';
+import { silentLog } from '../../src/telemetry/log.ts';
 import { sourceDefaults } from '../helpers/source-options.ts';
 import { type Cost, months, type Planned, type Role } from './plan-process.ts';
 

@@ -11,11 +11,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { consumeShards } from '../../src/consume.ts';
-import { silentLog } from '../../src/log.ts';
-import { mapMeasures } from '../../src/measures.ts';
 import { openQueue, type ShardQueue } from '../../src/queue.ts';
-import { openRedis, type RedisClient } from '../../src/redis-connection.ts';
-import { startPrivateRedis } from '../../src/redis-server.ts';
+import { openRedis, type RedisClient } from '../../src/redis/connection.ts';
+import { startPrivateRedis } from '../../src/redis/server.ts';
+import { silentLog } from '../../src/telemetry/log.ts';
+import { mapMeasures } from '../../src/telemetry/measures.ts';
 import { memoryOf, readUse, usedSince } from './redis-use.ts';
 
 const shardSizes = [64, 128, 256, 512, 1024, 2048, 4096];

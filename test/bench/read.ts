@@ -30,7 +30,7 @@ import { fetchItem } from '../../src/fetch.ts';
 import { openFileObjects } from '../../src/objects/file.ts';
 import type { Objects } from '../../src/objects/objects.ts';
 import { openS3Objects } from '../../src/objects/s3.ts';
-import { openSigner } from '../../src/s3-sign.ts';
+import { openSigner } from '../../src/s3/sign.ts';
 import type { Source } from '../../src/sources/source.ts';
 import { s3Defaults } from '../helpers/s3-options.ts';
 import { startRadosgw } from '../helpers/servers.ts';

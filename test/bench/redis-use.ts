@@ -1,5 +1,5 @@
 /** What a Redis did, by its own account (https://redis.io/docs/latest/commands/info/). */
-import type { RedisClient } from '../../src/redis-connection.ts';
+import type { RedisClient } from '../../src/redis/connection.ts';
 
 export interface RedisUse {
   /** All that it executed, those inside scripts too. */

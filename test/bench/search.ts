@@ -23,7 +23,8 @@ import {
   recallOf,
 } from '../../src/search/recall.ts';
 import type { SearchIndex } from '../../src/search/search-index.ts';
-import { resolveSettings, s3OptionsOf } from '../../src/settings.ts';
+import { s3OptionsOf } from '../../src/settings/options.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import { startRadosgw } from '../helpers/servers.ts';
 import { makeSyntheticIndex } from '../helpers/synthetic-index.ts';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 import { cpu } from '../../src/devices/cpu.ts';
-import type { Throughput } from '../../src/throughput.ts';
+import type { Throughput } from '../../src/telemetry/throughput.ts';
 import type { InferenceOptions, InferenceReply, InferenceRequest } from '../../workers/inference.ts';
 import { makeSlot } from '../../workers/slot.ts';
 import { openThreads } from '../../workers/thread.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { exportFormats, exportRun } from '../../src/export.ts';
-import { encodePart, readPart } from '../../src/part.ts';
+import { encodePart, readPart } from '../../src/parts/part.ts';
 import { makeProvenance, makeShardRows } from '../helpers/shard-rows.ts';
 
 export interface WriteFigure {

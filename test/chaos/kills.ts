@@ -1,6 +1,6 @@
 /** Workers are killed with SIGKILL again and again, as on machines that vanish; sometimes supervisor and worker at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findSuccess } from '../../src/run.ts';
+import { findSuccess } from '../../src/runs/run.ts';
 import { observe } from './observer.ts';
 import { makeFilePlace } from './place.ts';
 import type { Crew, Pool } from './pool.ts';

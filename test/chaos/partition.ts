@@ -1,6 +1,6 @@
 /** Hosts are cut off from Redis, from the store, from both, longer than a lease; then the network heals. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findSuccess } from '../../src/run.ts';
+import { findSuccess } from '../../src/runs/run.ts';
 import { startFaultProxy } from './fault-proxy.ts';
 import { openHosts } from './netns.ts';
 import { observe } from './observer.ts';

@@ -11,7 +11,8 @@ import {
   S3Client,
 } from '@aws-sdk/client-s3';
 import pMap from 'p-map';
-import { resolveSettings, s3OptionsOf } from '../../src/settings.ts';
+import { s3OptionsOf } from '../../src/settings/options.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { S3Server } from '../helpers/servers.ts';

@@ -2,8 +2,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Run } from '../../src/run.ts';
-import { findRun, findSuccess } from '../../src/run.ts';
+import type { Run } from '../../src/runs/run.ts';
+import { findRun, findSuccess } from '../../src/runs/run.ts';
 import type { Store } from '../../src/stores/store.ts';
 import { lensmill, smallModel } from '../helpers/cli.ts';
 import type { Place } from './place.ts';

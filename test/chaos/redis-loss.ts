@@ -1,6 +1,6 @@
 /** Redis dies and comes back, is emptied, is replaced by an empty one: the store knows what is missing. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findSuccess } from '../../src/run.ts';
+import { findSuccess } from '../../src/runs/run.ts';
 import { type Observer, observe } from './observer.ts';
 import { makeFilePlace } from './place.ts';
 import type { Scenario } from './scenario.ts';

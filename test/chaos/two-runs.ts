@@ -1,6 +1,6 @@
 /** Two runs on one pool, and an operator who stops a worker, pauses, cancels and resumes. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findSuccess } from '../../src/run.ts';
+import { findSuccess } from '../../src/runs/run.ts';
 import { observe } from './observer.ts';
 import { makeFilePlace } from './place.ts';
 import type { Pool } from './pool.ts';

@@ -118,7 +118,7 @@ async function endOf(process: ChildProcess): Promise<string> {
 
 function parseLine(line: string): LogLine {
   try {
-    return JSON.parse(line) as LogLine; // pino's, of src/log.ts
+    return JSON.parse(line) as LogLine; // pino's, of src/telemetry/log.ts
   } catch {
     return { msg: line };
   }

@@ -1,7 +1,8 @@
 /** What a command gets, for tests that call what it calls. */
 import type { Context } from '../../src/cli/command.ts';
-import { openLog } from '../../src/log.ts';
-import { resolveSettings, type SettingName } from '../../src/settings.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
+import type { SettingName } from '../../src/settings/table.ts';
+import { openLog } from '../../src/telemetry/log.ts';
 
 /** Settings as typed; `lines` gets what is logged. */
 export function contextOf(flags: Partial<Record<SettingName, unknown>>, lines: string[] = []): Context {

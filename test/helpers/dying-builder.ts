@@ -1,6 +1,7 @@
 /** A process that builds an index and dies on the way: node dying-builder.ts OUTPUT FINGERPRINT MOMENT; settings from the environment. */
 import { buildIndex } from '../../src/search/build.ts';
-import { resolveSettings, s3OptionsOf } from '../../src/settings.ts';
+import { s3OptionsOf } from '../../src/settings/options.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import { wrapStore } from './store-wrappers.ts';
 

@@ -4,13 +4,13 @@ import { commitPart } from '../../src/commit.ts';
 import { finalizeRun } from '../../src/finalize.ts';
 import { identify } from '../../src/models/identity.ts';
 import { openPlan } from '../../src/page.ts';
-import { encodePart } from '../../src/part.ts';
+import { encodePart } from '../../src/parts/part.ts';
 import { planRun } from '../../src/plan.ts';
-import { claimRun, type RunRequest, sourceName } from '../../src/run.ts';
+import { claimRun, type RunRequest, sourceName } from '../../src/runs/run.ts';
+import type { FinishedRun } from '../../src/runs/view.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { Outcome, ShardRows } from '../../src/types.ts';
 import { compareBytewise } from '../../src/uri.ts';
-import type { FinishedRun } from '../../src/view.ts';
 import { itemsOf, listerOf } from './finished-run.ts';
 import { makeRequest } from './requests.ts';
 

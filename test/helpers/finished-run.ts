@@ -7,14 +7,14 @@ import type { FailureCode } from '../../src/errors.ts';
 import { finalizeRun } from '../../src/finalize.ts';
 import { partKey, successKey } from '../../src/layout.ts';
 import { openPlan } from '../../src/page.ts';
-import { encodePart } from '../../src/part.ts';
+import { encodePart } from '../../src/parts/part.ts';
+import { rowShape } from '../../src/parts/row-extras.ts';
 import { type Lister, planRun } from '../../src/plan.ts';
-import { rowShape } from '../../src/row-extras.ts';
-import { claimRun, type Run, type RunRequest, sourceName } from '../../src/run.ts';
+import { claimRun, type Run, type RunRequest, sourceName } from '../../src/runs/run.ts';
+import type { FinishedRun } from '../../src/runs/view.ts';
 import type { Store } from '../../src/stores/store.ts';
 import type { Item, Outcome, Provenance, ShardRows } from '../../src/types.ts';
 import { compareBytewise } from '../../src/uri.ts';
-import type { FinishedRun } from '../../src/view.ts';
 import { makeRequest } from './requests.ts';
 
 /** What becomes of an image: 'ok', or why not. */

@@ -6,7 +6,8 @@ import { Command, Option } from 'commander';
 import type { INetworkPolicyPeer, INetworkPolicyPort } from 'kubernetes-models/networking.k8s.io/v1';
 import type { IContainer, IPodTemplateSpec } from 'kubernetes-models/v1';
 import { addCommands } from '../../src/cli/commands.ts';
-import { resolveSettings, type Settings, settingNames, settingsTable } from '../../src/settings.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
+import { type Settings, settingNames, settingsTable } from '../../src/settings/table.ts';
 import type { Manifest } from './kubernetes.ts';
 import { tempFolder } from './temp.ts';
 

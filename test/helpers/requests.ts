@@ -1,7 +1,7 @@
 /** A run request and its model, for tests in which neither is the point. */
 import { identify } from '../../src/models/identity.ts';
 import { imagenetPreprocessing } from '../../src/models/presets.ts';
-import type { RunRequest } from '../../src/run.ts';
+import type { RunRequest } from '../../src/runs/run.ts';
 import { version } from '../../src/version.ts';
 
 export function makeRequest(run: string, changes: Partial<RunRequest> = {}): RunRequest {

@@ -1,7 +1,7 @@
 /** Buckets on the tests' S3 server: a private radosgw, or the server that LENSMILL_TEST_S3 names (keys in AWS_… as ever). */
 import { randomUUID } from 'node:crypto';
 import { CreateBucketCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import type { S3Options } from '../../src/s3.ts';
+import type { S3Options } from '../../src/s3/s3.ts';
 import { useRadosgw } from './servers.ts';
 
 const endpoint = process.env.LENSMILL_TEST_S3 ?? (await useRadosgw()).endpoint;

@@ -2,12 +2,13 @@
 import { join } from 'node:path';
 import type { FastifyInstance, InjectOptions } from 'fastify';
 import { cpu } from '../../src/devices/cpu.ts';
-import { openLog } from '../../src/log.ts';
-import type { Run } from '../../src/run.ts';
+import type { Run } from '../../src/runs/run.ts';
 import { buildIndex } from '../../src/search/build.ts';
-import { type Settings, s3OptionsOf } from '../../src/settings.ts';
+import { s3OptionsOf } from '../../src/settings/options.ts';
+import type { Settings } from '../../src/settings/table.ts';
 import { openStore } from '../../src/stores/open-store.ts';
 import type { Store } from '../../src/stores/store.ts';
+import { openLog } from '../../src/telemetry/log.ts';
 import { openServer, type ServerOptions } from '../../src/web/server.ts';
 import { smallModel } from './cli.ts';
 import { contextOf } from './context.ts';

@@ -1,4 +1,5 @@
-import { resolveSettings, sourceOptionsOf } from '../../src/settings.ts';
+import { sourceOptionsOf } from '../../src/settings/options.ts';
+import { resolveSettings } from '../../src/settings/resolve.ts';
 import { sourceUri } from '../../src/sources/open-source.ts';
 import type { Globs, SourceSpec } from '../../src/sources/source.ts';
 

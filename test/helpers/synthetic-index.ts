@@ -2,7 +2,7 @@
 
 import { toHalf } from '../../src/models/half.ts';
 import { identify } from '../../src/models/identity.ts';
-import type { S3Options } from '../../src/s3-client.ts';
+import type { S3Options } from '../../src/s3/client.ts';
 import { type BuildProgress, writeGeneration } from '../../src/search/build.ts';
 import { rowsPerFile } from '../../src/search/kind.ts';
 import { takeLease } from '../../src/search/lease.ts';

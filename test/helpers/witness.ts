@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import type { CommitResult } from '../../src/commit.ts';
 import { partKey, runsPrefix, shardOfPart, successKey } from '../../src/layout.ts';
-import type { Success } from '../../src/run.ts';
+import type { Success } from '../../src/runs/run.ts';
 
 export interface Witness {
   /** To be called after each act that may have written `key`. */

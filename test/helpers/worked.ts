@@ -8,7 +8,7 @@ import type { WorkerDevice } from '../../src/devices/list-devices.ts';
 import { enqueueRun } from '../../src/producer/enqueue.ts';
 import { planNewRun } from '../../src/producer/plan-run.ts';
 import { openQueue, queueNameOf } from '../../src/queue.ts';
-import { findSuccess, readRun } from '../../src/run.ts';
+import { findSuccess, readRun } from '../../src/runs/run.ts';
 import type { Store } from '../../src/stores/store.ts';
 import { verifyRun } from '../../src/verify.ts';
 import { openPool, type Pool, type PoolObserver, type PoolOptions } from '../../workers/pool.ts';

@@ -1,6 +1,6 @@
 /** What an autoscaler may go by. */
-import { type QueuedRun, reckonBacklog } from '../../../src/backlog.ts';
-import { noMeasures } from '../../../src/measures.ts';
+import { type QueuedRun, reckonBacklog } from '../../../src/telemetry/backlog.ts';
+import { noMeasures } from '../../../src/telemetry/measures.ts';
 import type { OpenRun } from './day.ts';
 
 /** Shards that wait, as BullMQ counts them. */
