@@ -194,6 +194,8 @@ describe.concurrent('a pool', () => {
     } finally {
       await health.close();
       await pool.close();
+      // One that is frozen would not close.
+      process.kill(own.pid, 'SIGCONT');
       await own.close();
     }
   });

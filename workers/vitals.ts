@@ -41,12 +41,10 @@ function whyNotReady(worker: PoolWorker, patience: Patience): string | undefined
   if (phase !== 'ready') return `${name}: ${phase}`;
   const silent = whySilent(worker, patience);
   if (silent !== undefined) return silent;
-  // It has said that it takes shards, and its first pulse follows.
-  if (!pulse) return undefined;
   const redisMs = redisSilentMs(worker);
   if (redisMs === null) return `${name}: Redis has not answered yet`;
   if (redisMs > patience.redisMs) return `${name}: Redis was last seen ${seconds(redisMs)} s ago`;
-  if (!model && pulse.shardsInFlight > 0) return `${name}: loading its model`;
+  if (!model && pulse && pulse.shardsInFlight > 0) return `${name}: loading its model`;
   return undefined;
 }
 

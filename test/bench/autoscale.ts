@@ -8,6 +8,9 @@
  *   first shard    from enqueueing a run to its first shard
  *   done           from enqueueing a run to its last part
  *
+ * --record takes from a real run on this machine how long a worker takes to start and to stop, and how late the metric is;
+ * it also holds the simulation of that run against what it took.
+ *
  * Assumed: a GPU embeds 3,000 images/s (docs/scale.md), four times that with a small model, a quarter where reading limits;
  * a node with a GPU and its image takes four minutes to come, is kept for one minute without a worker; a worker needs 20 s
  * until its first shard. The signals: `drain time` is lensmill_backlog_worker_seconds over the seconds in which all shall be
@@ -51,15 +54,15 @@ const pool = {
   highWater: 10_000,
 };
 
-type Policy = Pick<DayOptions, 'scaler' | 'signal' | 'readyNodes'>;
+type Policy = Pick<DayOptions, 'scaler' | 'signal' | 'readyNodes'> & Partial<Pick<DayOptions, 'highWater'>>;
 
 function byDrainTime(target: number, changes: Partial<ScalerOptions> = {}): Policy {
   return { scaler: openScaler({ ...scaling, target, ...changes }), signal: drainTimeSignal() };
 }
 
-function byQueueLength(seconds: number): Policy {
+function byQueueLength(seconds: number, highWater = pool.highWater): Policy {
   const target = (seconds * usual.imagesPerSecond) / usual.shardSize;
-  return { scaler: openScaler({ ...scaling, target }), signal: queueLengthSignal };
+  return { scaler: openScaler({ ...scaling, target }), signal: queueLengthSignal, highWater };
 }
 
 function fixed(replicas: number): Policy {
@@ -78,8 +81,14 @@ const { values } = parseArgs({
 });
 if (values.record) {
   console.log('recorded on this machine: lensmill work --device sleep:500 --model null, lensmill serve');
-  const facts = Object.entries(await recordFacts());
-  console.table(Object.fromEntries(facts.map(([name, value]) => [name, Number(value.toFixed(2))])));
+  const facts = await recordFacts();
+  console.table(
+    Object.fromEntries(Object.entries(facts).map(([name, value]) => [name, Number(value.toFixed(2))])),
+  );
+  // The days go by whole seconds.
+  pool.nodes.startSeconds = Math.ceil(facts.startSeconds);
+  pool.nodes.graceSeconds = Math.ceil(facts.drainSeconds);
+  pool.metricSeconds = Math.max(1, Math.ceil(facts.metricSeconds));
 }
 const days = Number(values.days);
 const seed = Number(values.seed);
@@ -128,6 +137,9 @@ for (const [name, load] of Object.entries(loads)) {
     [`fixed, ${maxReplicas} (the most)`]: () => fixed(maxReplicas),
   };
   for (const seconds of wantedSeconds) policies[`queue length, ${seconds} s`] = () => byQueueLength(seconds);
+  // Of a long run no more than --high-water shards wait at a time, which hides the rest from who counts them.
+  policies[`queue length, ${drainSeconds} s, all wait`] = () =>
+    byQueueLength(drainSeconds, Number.POSITIVE_INFINITY);
   for (const seconds of wantedSeconds) policies[`drain time, ${seconds} s`] = () => byDrainTime(seconds);
   const rows = Object.fromEntries(
     Object.entries(policies).map(([policy, make]) => [policy, rowOf(play(load, make))]),
