@@ -14,6 +14,7 @@ import { openQueue, type ShardQueue } from '../src/queue.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
 import { silentLog } from '../src/telemetry/log.ts';
 import { startSilentProxy } from './helpers/silent-proxy.ts';
+import { until } from './helpers/until.ts';
 
 let server: PrivateRedis;
 let redis: Redis;
@@ -68,10 +69,6 @@ function newQueue(): Bench {
 async function enqueue(queue: ShardQueue, run: string, count: number, options = limits): Promise<void> {
   await queue.openRun(run, needs);
   await queue.enqueue(run, range(count), options);
-}
-
-async function until(isSo: () => Promise<boolean> | boolean): Promise<void> {
-  while (!(await isSo())) await sleep(10);
 }
 
 /** Ends when the lease does, as every stage of a shard. */

@@ -13,7 +13,8 @@ import { silentLog } from '../src/telemetry/log.ts';
 import { mapMeasures } from '../src/telemetry/measures.ts';
 import { boardPath, queueBoard } from '../src/web/queue-board.ts';
 import { userRule } from './helpers/redis-page.ts';
-import { type RedisServer, startServer, until } from './helpers/redis-servers.ts';
+import { type RedisServer, startServer } from './helpers/redis-servers.ts';
+import { until } from './helpers/until.ts';
 
 const password = 'of-the-user';
 const measures = mapMeasures(() => 1);

@@ -4,9 +4,10 @@ import { openQueue } from '../src/queue.ts';
 import { checkRedis } from '../src/redis/connection.ts';
 import { lensmill, logged } from './helpers/cli.ts';
 import { clusterRule, userRule } from './helpers/redis-page.ts';
-import { type RedisServer, startCluster, startReplica, until } from './helpers/redis-servers.ts';
+import { type RedisServer, startCluster, startReplica } from './helpers/redis-servers.ts';
 import { tempFolder } from './helpers/temp.ts';
 import { makeTinyArchive } from './helpers/tiny-archive.ts';
+import { until } from './helpers/until.ts';
 
 test('a run is planned, done, shown, paused, resumed and cancelled in a Cluster, and all its keys have one slot', async () => {
   const images = 30;

@@ -16,6 +16,7 @@ import { vitalsOf } from '../workers/vitals.ts';
 import { lensmill, logged, smallModel } from './helpers/cli.ts';
 import { s3Defaults } from './helpers/s3-options.ts';
 import { tempFolder } from './helpers/temp.ts';
+import { until } from './helpers/until.ts';
 import {
   countShards,
   enqueueSmall,
@@ -23,7 +24,6 @@ import {
   makeTinyPictures,
   type OpenPool,
   startPool,
-  until,
   type Work,
 } from './helpers/worked.ts';
 
@@ -157,7 +157,7 @@ describe.concurrent('a pool', () => {
         const reply = await ask(path);
         reasons = reply.reasons;
         return reply.status === status;
-      });
+      }, 50);
       return reasons.join();
     };
     try {

@@ -61,8 +61,10 @@ export async function openHealth(
   server.setTimeout(idleMs);
   await listen(server, host, port);
   const { port: bound } = server.address() as AddressInfo; // it listens at a port
+  const url = `http://${shownHost(host)}:${bound}`;
+  log.info({ url }, 'health and metrics are served');
   return {
-    url: `http://${shownHost(host)}:${bound}`,
+    url,
     async close() {
       if (!server.listening) return;
       const closed = once(server, 'close');

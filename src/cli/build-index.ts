@@ -52,8 +52,7 @@ export function addBuildIndexCommand(program: Command): void {
               rebuild,
               signal: context.interrupted,
               onUntidied: (notice) => context.log.warn({ notice }, 'index not tidied'),
-              onProgress: ({ phase, ...progress }) =>
-                update(phase === 'rows' ? 'images' : 'comparisons', progress),
+              onProgress: ({ what, ...progress }) => update(what, progress),
             }),
           );
           const seconds = (performance.now() - startedAt) / 1000;

@@ -74,7 +74,7 @@ export async function indexIfAsked(context: Context, store: Store, run: Run): Pr
       s3: s3OptionsOf(settings),
       log,
       signal: interrupted,
-      onProgress: ({ phase, ...progress }) => update(phase === 'rows' ? 'images' : 'comparisons', progress),
+      onProgress: ({ what, ...progress }) => update(what, progress),
     }),
   );
 }

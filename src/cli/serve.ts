@@ -141,7 +141,6 @@ async function watch(
       },
       { host, port: metricsPort, log },
     );
-    log.info({ url: health.url }, 'health and metrics are served');
     return {
       noteAnswered: metrics.noteAnswered,
       async close() {

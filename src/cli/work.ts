@@ -7,7 +7,7 @@ import { vitalsOf } from '../../workers/vitals.ts';
 import { listDevices, type WorkerDevice } from '../devices/list-devices.ts';
 import { ConfigError } from '../errors.ts';
 import { openRedis, queueOf } from '../producer/drive.ts';
-import { type Origin, required } from '../settings/resolve.ts';
+import { origins, required } from '../settings/resolve.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { addCommand, type Context, exitCodes } from './command.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
@@ -57,7 +57,6 @@ export function addWorkCommand(program: Command): void {
       if (metricsPort !== undefined) {
         const vitals = { ...vitalsOf(pool), metrics: metrics?.text };
         health = await openHealth(vitals, { host, port: metricsPort, log });
-        log.info({ url: health.url }, 'health and metrics are served');
       }
       const stop = (): void => pool.stop();
       interrupted.addEventListener('abort', stop);
@@ -79,9 +78,6 @@ export function addWorkCommand(program: Command): void {
     },
   });
 }
-
-/** From the strongest to the weakest. */
-const origins: readonly Origin[] = ['flag', 'env', 'env-file', 'file', 'default'];
 
 /** The one of `device` and `devices` that was said more strongly. Throws ConfigError 'two-devices' where both were said alike. */
 function wantedDevices({

@@ -105,8 +105,7 @@ async function indexIfAsked(caller: Caller, store: Store, run: Run): Promise<voi
     s3: s3OptionsOf(settings),
     log,
     signal,
-    onProgress: ({ phase, ...progress }) =>
-      caller.reportProgress(phase === 'rows' ? 'images' : 'searches').update(progress),
+    onProgress: ({ what, ...progress }) => caller.reportProgress(what).update(progress),
   });
 }
 

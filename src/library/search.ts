@@ -64,8 +64,7 @@ export async function buildIndex(
       s3: s3OptionsOf(settings),
       rebuild,
       signal,
-      onProgress: ({ phase, ...progress }) =>
-        reportProgress(phase === 'rows' ? 'images' : 'searches').update(progress),
+      onProgress: ({ what, ...progress }) => reportProgress(what).update(progress),
     });
     return { fingerprint: record.model.fingerprint, images: record.images, runs: record.runs, how };
   });

@@ -86,7 +86,7 @@ export interface Watching {
 }
 
 export interface Progress {
-  /** What is counted: 'images', 'images found', 'parts', 'bytes', 'searches'. */
+  /** What is counted: 'images', 'images found', 'parts', 'bytes', 'comparisons'. */
   what: string;
   done: number;
   /** Absent where nobody knows yet. */

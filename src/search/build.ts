@@ -33,8 +33,8 @@ export interface BuildOptions {
 }
 
 export interface BuildProgress {
-  /** 'rows': of parts, put in; 'comparison': images that some were compared with, to know what the index should find. */
-  phase: 'rows' | 'comparison';
+  /** 'images': whose rows are put in; 'comparisons': images that some were compared with, to know what the index should find. */
+  what: 'images' | 'comparisons';
   done: number;
   total: number;
 }
@@ -107,12 +107,12 @@ export async function writeGeneration(
   try {
     let done = 0;
     const leftOut = { ...base?.leftOut };
-    onProgress?.({ phase: 'rows', done, total });
+    onProgress?.({ what: 'images', done, total });
     for await (const batch of batches) {
       await writer.put(batch);
       done += batch.taken;
       Object.assign(leftOut, batch.leftOut);
-      onProgress?.({ phase: 'rows', done, total });
+      onProgress?.({ what: 'images', done, total });
     }
     const draft = {
       v: tableLayout,
@@ -127,7 +127,7 @@ export async function writeGeneration(
     };
     const { isTidied, ...shape } = await fitIndex(writer, draft, base, {
       tidy: how === 'rebuilt',
-      onProgress: (done, total) => onProgress?.({ phase: 'comparison', done, total }),
+      onProgress: (done, total) => onProgress?.({ what: 'comparisons', done, total }),
       signal,
     });
     const next: IndexRecord = { ...draft, ...shape, version: await writer.finish() };

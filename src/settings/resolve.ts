@@ -9,7 +9,9 @@ import { ConfigError, messageOf } from '../errors.ts';
 import { hidePasswords } from '../redis/address.ts';
 import { type SettingName, type Settings, settingNames, settingsTable } from './table.ts';
 
-export type Origin = 'flag' | 'env' | 'env-file' | 'file' | 'default';
+/** From the strongest to the weakest. */
+export const origins = ['flag', 'env', 'env-file', 'file', 'default'] as const;
+export type Origin = (typeof origins)[number];
 export interface ResolvedSettings {
   values: Settings;
   origins: Record<SettingName, Origin>;

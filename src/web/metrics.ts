@@ -1,11 +1,11 @@
 /** What `lensmill serve` tells Prometheus: of its output's queue, which is looked at when somebody asks, and of its requests. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
 import { openQueue, type QueueAddress } from '../queue.ts';
 import { type Backlog, readBacklog } from '../telemetry/backlog.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { serveTable } from '../telemetry/metric-table.ts';
 import { forget, type MetricsText, openMeters } from '../telemetry/metrics.ts';
+import { inTime } from './in-time.ts';
 import type { Answered } from './server.ts';
 
 export interface ServeMetrics {
@@ -44,10 +44,8 @@ export function openServeMetrics(address: QueueAddress | undefined, { log }: { l
   }
 
   async function backlogInTime(from: NonNullable<typeof queue>): Promise<Backlog | undefined> {
-    const inTime = new AbortController();
     try {
-      const late = sleep(patienceMs, undefined, { signal: inTime.signal, ref: false });
-      const told = await Promise.race([latest(from), late]);
+      const told = await inTime(latest(from), patienceMs);
       if (!told) throw new Error(`no answer in ${patienceMs / 1_000} s`);
       isAway = false;
       return told;
@@ -57,8 +55,6 @@ export function openServeMetrics(address: QueueAddress | undefined, { log }: { l
         log.warn({ error: messageOf(error) }, 'Redis does not answer; nothing is told of the queue');
       isAway = true;
       return undefined;
-    } finally {
-      inTime.abort();
     }
   }
 

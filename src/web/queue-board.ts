@@ -3,7 +3,6 @@
  * still. It reads and no more: a job that somebody retried, moved or removed by hand would be missing from its run's counts;
  * `lensmill pause`, `cancel`, `retry` and `resume` are the ways that keep them. Its routes that change something do not exist here.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import type { AppControllerRoute } from '@bull-board/api/typings/app';
@@ -12,6 +11,7 @@ import type { Queue } from 'bullmq';
 import type { FastifyPluginAsync } from 'fastify';
 import { openQueue, type QueueAddress } from '../queue.ts';
 import type { Problem } from './api.ts';
+import { inTime } from './in-time.ts';
 import { Refusal } from './problems.ts';
 
 export const boardPath = '/queues';
@@ -45,11 +45,7 @@ export const queueBoard =
 
     /** Runs come and go; what the register names now is what is shown. */
     async function showOpenRuns(): Promise<void> {
-      const tooLate = new AbortController();
-      const late = sleep(patienceMs, undefined, { signal: tooLate.signal, ref: false });
-      const asked = queue.runs();
-      asked.catch(() => undefined); // an answer that comes too late
-      const runs = await Promise.race([asked, late]).finally(() => tooLate.abort());
+      const runs = await inTime(queue.runs(), patienceMs);
       if (!runs) throw new Refusal(503, 'no-redis', `Redis does not answer within ${patienceMs / 1_000} s`);
       for (const [run, view] of views) {
         if (runs.has(run)) continue;

@@ -1,9 +1,9 @@
 /** What Redis knows of runs that are under way, where there is one and it answers in time. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
 import { openQueue, type QueueAddress, type RunState } from '../queue.ts';
 import { type LiveThroughput, liveThroughput } from '../telemetry/live-throughput.ts';
 import type { Logger } from '../telemetry/log.ts';
+import { inTime } from './in-time.ts';
 
 export interface RunProgress {
   /** What workers are told of it; undefined where Redis does not know the run. */
@@ -47,14 +47,8 @@ export function openProgress(
 
   return {
     async read(runs) {
-      const answer = ask(runs);
-      answer.catch(() => undefined); // one that comes too late
-      const tooLate = new AbortController();
       try {
-        const told = await Promise.race([
-          answer,
-          sleep(patienceMs, undefined, { signal: tooLate.signal, ref: false }),
-        ]);
+        const told = await inTime(ask(runs), patienceMs);
         if (!told) throw new Error(`no answer in ${patienceMs / 1_000} s`);
         isAway = false;
         return told;
@@ -63,8 +57,6 @@ export function openProgress(
           log.warn({ error: messageOf(error) }, 'Redis does not answer; runs are shown by the store');
         isAway = true;
         return undefined;
-      } finally {
-        tooLate.abort();
       }
     },
     close: () => queue.close(),

@@ -33,9 +33,9 @@ if (import.meta.main) {
     fingerprint,
     s3,
     lease: dyingLease,
-    onProgress: ({ phase, done, total }) => {
-      if (phase === 'rows' && done === 0) die('table open');
-      if (phase === 'rows' && done === total) die('rows put');
+    onProgress: ({ what, done, total }) => {
+      if (what === 'images' && done === 0) die('table open');
+      if (what === 'images' && done === total) die('rows put');
     },
   });
 }

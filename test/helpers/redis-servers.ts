@@ -5,10 +5,10 @@ import { writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis, type RedisOptions } from 'ioredis';
 import { afterAll } from 'vitest';
 import { tempFolder } from './temp.ts';
+import { until } from './until.ts';
 
 export interface RedisServer {
   /** On 127.0.0.1. */
@@ -69,11 +69,6 @@ export async function freePort(): Promise<number> {
   server.close();
   await once(server, 'close');
   return port;
-}
-
-/** Asks again until it says so; a server's own time is its own. */
-export async function until(holds: () => Promise<boolean>): Promise<void> {
-  while (!(await holds())) await sleep(10);
 }
 
 /**

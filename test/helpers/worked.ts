@@ -2,7 +2,6 @@
 import { mkdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import sharp from 'sharp';
 import type { WorkerDevice } from '../../src/devices/list-devices.ts';
 import { enqueueRun } from '../../src/producer/enqueue.ts';
@@ -13,6 +12,7 @@ import type { Store } from '../../src/stores/store.ts';
 import { verifyRun } from '../../src/verify.ts';
 import { openPool, type Pool, type PoolObserver, type PoolOptions } from '../../workers/pool.ts';
 import { contextOf } from './context.ts';
+import { until } from './until.ts';
 
 /** Small and quick to decode, each of other bytes. */
 export async function makeTinyPictures(folder: string, count: number): Promise<void> {
@@ -79,14 +79,9 @@ export function startPool(
   });
 }
 
-/** Asks again and again. */
-export async function until(isSo: () => Promise<boolean> | boolean): Promise<void> {
-  while (!(await isSo())) await sleep(50);
-}
-
 /** Waits for the run's end: how many rows it has, and what `verify` finds wrong. */
 export async function finishRun(store: Store, id: string): Promise<{ items: number; problems: string[] }> {
-  await until(async () => (await findSuccess(store, id)) !== undefined);
+  await until(async () => (await findSuccess(store, id)) !== undefined, 50);
   const success = await findSuccess(store, id);
   if (!success) throw new Error(`the success of run ${id} is gone`);
   const { problems } = await verifyRun(store, await readRun(store, id), success);

@@ -3,12 +3,12 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { makeArchive } from '../../chaos/archive.ts';
 import { makeFilePlace } from '../../chaos/place.ts';
 import { openPool } from '../../chaos/pool.ts';
 import { mustExit } from '../../chaos/usual.ts';
 import { type CliProcess, lensmill } from '../../helpers/cli.ts';
+import { until } from '../../helpers/until.ts';
 import { simulateDay } from './day.ts';
 import { fixedPool } from './scaler.ts';
 
@@ -47,7 +47,7 @@ export async function recordFacts(): Promise<RecordedFacts> {
       const flags = ['--reuse', 'off'];
       mustExit(await pool.enqueue(archive.folder, run, { shardSize: batch, flags }), [0], `enqueue ${run}`);
     };
-    const seen = until(async () => (await valueAt(queueMetrics, backlogName)) > 0);
+    const seen = until(async () => (await valueAt(queueMetrics, backlogName)) > 0, pollMs);
     seen.catch(() => undefined); // told below
     await enqueue('r');
     await seen;
@@ -132,8 +132,4 @@ async function valueAt(url: string, name: string): Promise<number> {
   return series.length > 0
     ? series.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
     : Number.NaN;
-}
-
-async function until(isSo: () => Promise<boolean>): Promise<void> {
-  while (!(await isSo())) await sleep(pollMs);
 }
