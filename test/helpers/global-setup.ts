@@ -8,7 +8,7 @@ import { startRadosgw } from './servers.ts';
 export default async function setUp(project: TestProject): Promise<() => Promise<void>> {
   let server: ReturnType<typeof startRadosgw> | undefined;
   const door = createServer((_request, reply) => {
-    server ??= startRadosgw();
+    server ??= startPatiently();
     server.then(
       ({ close, ...address }) => reply.end(JSON.stringify(address)),
       (error) => reply.writeHead(500).end(String(error)),
@@ -23,4 +23,15 @@ export default async function setUp(project: TestProject): Promise<() => Promise
     // One that did not start has told its test so.
     await server?.then(({ close }) => close()).catch(() => undefined);
   };
+}
+
+/** Most files wait for this one server: on a machine where it fails once, it gets two more attempts, and its words are printed. */
+async function startPatiently(attemptsLeft = 2): ReturnType<typeof startRadosgw> {
+  try {
+    return await startRadosgw();
+  } catch (error) {
+    if (attemptsLeft === 0) throw error;
+    console.error(`${error}\nOnce more.`);
+    return startPatiently(attemptsLeft - 1);
+  }
 }

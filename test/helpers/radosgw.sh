@@ -14,11 +14,13 @@ listen=${1:+0.0.0.0}
 folder=$(mktemp -d "${TMPDIR:-/tmp}/lensmill-radosgw-XXXXXX")
 export CEPH_CONF=$folder/ceph.conf
 pids=()
+exec 3>&2
 
 finish() {
   local status=$?
   trap '' INT TERM HUP
-  if ((status)); then tail --lines=20 "$folder"/*.log >&2; fi
+  # Bash leaves what is redirected as it was where it gave up, so its own standard error is kept as 3.
+  if ((status)); then tail --lines=20 "$folder"/*.log >&3; fi
   # The last one first: without its osd the gateway would wait for minutes. None has anything worth saving.
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     kill -KILL "${pids[i]}" && wait "${pids[i]}"
@@ -103,8 +105,8 @@ mkdir "$folder"/{mon,osd,rgw}
   ceph-mon --mkfs -i a
   start ceph-mon -i a
   osd=$(uuid)
-  ceph --connect-timeout 30 osd new "$osd"
-  ceph --connect-timeout 30 osd crush add osd.0 1 root=default
+  ceph --connect-timeout 120 osd new "$osd"
+  ceph --connect-timeout 120 osd crush add osd.0 1 root=default
   ceph-osd --mkfs -i 0 --osd-uuid "$osd"
   start ceph-osd -i 0
   for user in tester stranger; do
@@ -113,7 +115,7 @@ mkdir "$folder"/{mon,osd,rgw}
     radosgw-admin user create --uid $user --display-name $user --access-key $user --secret $user-secret --caps "$caps"
   done
   start radosgw
-  until (exec 3<>"/dev/tcp/127.0.0.1/$s3_port"); do
+  until (exec 4<>"/dev/tcp/127.0.0.1/$s3_port"); do
     kill -0 "${pids[-1]}"
     sleep 0.05
   done

@@ -37,7 +37,10 @@ export async function startRadosgw(on?: {
   const complaint = text(shell.stderr);
   shell.stdout.setEncoding('utf8');
   const [line] = await Promise.race([once(shell.stdout, 'data'), closed.then(() => [undefined])]);
-  if (typeof line !== 'string') throw new Error(`radosgw did not start:\n${await complaint}`);
+  if (typeof line !== 'string') {
+    const [code, signal] = await closed;
+    throw new Error(`radosgw did not start (${signal ?? `exit code ${code}`}):\n${await complaint}`);
+  }
   return {
     ...JSON.parse(line),
     close: async () => {
