@@ -142,3 +142,35 @@ test('where nobody asks for traces, nothing of OpenTelemetry is loaded', async (
   expect(stdout).toContain('http/protobuf');
   expect(JSON.parse(stdout.trim().split('\n').at(-1) ?? '')).toEqual({ off: 0, on: true });
 });
+
+test('of all traces those are sent that the sampler takes; one that does not exist is told', async () => {
+  const lines: string[] = [];
+  const log = openLog('warn', (line) => void lines.push(line));
+  const { url, spans } = await receiver();
+  process.env.OTEL_EXPORTER_OTLP_ENDPOINT = url;
+  const sentOf = async (name: string, argument?: string): Promise<number> => {
+    spans.length = 0;
+    await startTraces({ ...process.env, OTEL_TRACES_SAMPLER: name, OTEL_TRACES_SAMPLER_ARG: argument }, log);
+    // Children go the way of their parent.
+    for (let trace = 0; trace < 100; trace++)
+      await inSpan('shard', { attributes: {} }, () =>
+        inSpan('step', { attributes: {} }, async () => undefined),
+      );
+    await stopTraces();
+    return spans.length;
+  };
+  expect(await sentOf('always_on')).toBe(200);
+  expect(await sentOf('always_off')).toBe(0);
+  const some = await sentOf('parentbased_traceidratio', '0.5');
+  expect(some).toBeGreaterThan(40);
+  expect(some).toBeLessThan(160);
+  expect(some % 2).toBe(0);
+  expect(lines).toEqual([]);
+
+  expect(await sentOf('jaeger_remote')).toBe(200);
+  expect(await sentOf('traceidratio', 'half')).toBe(200);
+  expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+    { msg: 'no such sampler of traces: each is sent', sampler: 'jaeger_remote' },
+    { msg: 'no such sampler of traces: each is sent', sampler: 'traceidratio', argument: 'half' },
+  ]);
+});

@@ -5,6 +5,7 @@
  *   OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT    where to, as OTLP in protobuf over HTTP
  *   OTEL_EXPORTER_OTLP_HEADERS, _TIMEOUT, _COMPRESSION, _CERTIFICATE …  how; read by the exporter
  *   OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES                        as whom; 'lensmill' by default
+ *   OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG                       which of them; all by default
  *   OTEL_SDK_DISABLED=true, OTEL_TRACES_EXPORTER=none                  off all the same
  *
  * Who enqueues starts a trace for each thousand shards at most. Its context is kept with each job, in BullMQ's options and not in
@@ -14,6 +15,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Attributes, Context, Span } from '@opentelemetry/api';
+import type { Sampler } from '@opentelemetry/sdk-trace';
 import type { Telemetry } from 'bullmq';
 import { messageOf } from '../errors.ts';
 import { type Step, type StepMessage, stepChannel } from '../steps.ts';
@@ -50,7 +52,7 @@ export async function startTraces(env: NodeJS.ProcessEnv, log: Logger): Promise<
   const protocol = env.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL || env.OTEL_EXPORTER_OTLP_PROTOCOL;
   if (protocol && protocol !== 'http/protobuf')
     log.warn({ protocol }, 'traces are sent as http/protobuf, by whatever protocol was asked for');
-  tracing ??= await openTracing(log);
+  tracing ??= await openTracing(env, log);
 }
 
 /** Sends what is left, for two seconds at most. Safe to call twice, and where there are none. */
@@ -84,7 +86,7 @@ const ways: Partial<Record<Step, string>> = {
   'success created': 'write success',
 };
 
-async function openTracing(log: Logger): Promise<Tracing> {
+async function openTracing(env: NodeJS.ProcessEnv, log: Logger): Promise<Tracing> {
   const [
     api,
     { AsyncLocalStorageContextManager },
@@ -117,10 +119,12 @@ async function openTracing(log: Logger): Promise<Tracing> {
   // Of the process only this: its arguments may hold a token.
   const ours = { 'service.name': 'lensmill', 'service.version': version };
   const place = { 'host.name': hostname(), 'process.pid': process.pid };
+  const sampler = samplerOf(env, sdk, log);
   const provider = new sdk.TracerProvider({
     resource: resources
       .resourceFromAttributes({ ...ours, ...place })
       .merge(resources.detectResources({ detectors: [resources.envDetector] })),
+    ...(sampler && { sampler }),
     spanProcessors: [new sdk.BatchSpanProcessor({ exporter: new OTLPTraceExporter() })],
   });
   trace.setGlobalTracerProvider(provider);
@@ -171,6 +175,30 @@ async function openTracing(log: Logger): Promise<Tracing> {
       for (const one of [trace, context, propagation, diag]) one.disable();
     },
   };
+}
+
+/**
+ * Of OpenTelemetry's samplers the one that is asked for, by the names of its specification ("Environment Variable Specification",
+ * General SDK Configuration). `undefined`, its default: whatever the parent was; each trace is sent.
+ */
+function samplerOf(
+  { OTEL_TRACES_SAMPLER: name, OTEL_TRACES_SAMPLER_ARG: argument }: NodeJS.ProcessEnv,
+  sdk: typeof import('@opentelemetry/sdk-trace'),
+  log: Logger,
+): Sampler | undefined {
+  if (!name) return undefined;
+  const [, parentBased, kind] = /^(parentbased_)?(always_on|always_off|traceidratio)$/.exec(name) ?? [];
+  const ratio = argument ? Number(argument) : 1;
+  if (kind === undefined || !(ratio >= 0 && ratio <= 1)) {
+    log.warn({ sampler: name, argument }, 'no such sampler of traces: each is sent');
+    return undefined;
+  }
+  const root = {
+    always_on: () => new sdk.AlwaysOnSampler(),
+    always_off: () => new sdk.AlwaysOffSampler(),
+    traceidratio: () => new sdk.TraceIdRatioBasedSampler(ratio),
+  }[kind as 'always_on' | 'always_off' | 'traceidratio']();
+  return parentBased ? new sdk.ParentBasedSampler({ root }) : root;
 }
 
 /** What BullMQ keeps with a job is JSON; who enqueued it may have been any version. */
