@@ -137,11 +137,12 @@ const outputKeys = {
   index: 'index/0/lease-00001.json',
   model: 'models/0.onnx',
   probe: '.probe',
+  race: '.probe-won-twice',
 };
 
 test.each<[Role, (keyof typeof outputKeys)[]]>([
-  ['producer', ['plan', 'run', 'model', 'probe']],
-  ['worker', ['part', 'success', 'index', 'probe']],
+  ['producer', ['plan', 'run', 'model', 'probe', 'race']],
+  ['worker', ['part', 'success', 'index', 'probe', 'race']],
   ['reader', []],
 ])(
   'a %s writes what is its own and nothing else, deletes nothing, and sees no other prefix',

@@ -301,6 +301,17 @@ describe('s3 store', () => {
     expect(await store.read('part')).toEqual(text('first'));
   });
 
+  test('a server that heeds If-None-Match, but not where several ask at once, is found out by the first and known to all', async () => {
+    let lies = 3;
+    const store = await openBehind((_, status) => (status === 412 && lies-- > 0 ? 200 : undefined));
+    await store.probe();
+    expect(store.conditional).toBe(false);
+    const later = open(store.uri);
+    await later.probe();
+    expect(later.conditional, 'though this one was told the truth').toBe(false);
+    expect(await keysOf(later.list(''))).toEqual([]);
+  });
+
   test('a server that refuses If-None-Match as not implemented is written to without it', async () => {
     const store = await openBehind(({ headers }) => ('if-none-match' in headers ? 501 : undefined));
     await store.probe();

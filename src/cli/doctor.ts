@@ -74,7 +74,7 @@ export async function examineStore(settings: Settings): Promise<Omit<Finding, 'w
       ? { verdict: 'good', detail: `${store.uri} can be written, and creates objects atomically` }
       : {
           verdict: 'warning',
-          detail: `${store.uri} can be written, but ignores If-None-Match: two workers may both store a shard, and one is chosen at the end`,
+          detail: `${store.uri} can be written, but does not heed If-None-Match: two workers may both store a shard, and one is chosen at the end`,
         };
   } finally {
     await store.close();

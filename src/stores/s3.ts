@@ -2,8 +2,8 @@
  * Objects in S3. An object is written by one PUT with `If-None-Match: *`, so the server decides who is first, and
  * carries its SHA-256 as metadata, so that `head` need not read it.
  *
- * Not every server honours the condition. Where `probe` finds that it does not, `create` looks first and then writes:
- * not atomic, the later of two writers at once replaces the earlier.
+ * Not every server honours the condition, and some do not where several ask at once. Where `probe` finds that, `create` looks
+ * first and then writes: not atomic, the later of two writers at once replaces the earlier.
  */
 import { hash } from 'node:crypto';
 import { S3Error } from '../s3/errors.ts';
@@ -12,6 +12,10 @@ import type { ByteRange, ListedObject, ObjectFacts, Store } from './store.ts';
 
 /** It stays, so that nobody needs the right to delete it. */
 const probeKey = '.probe';
+/** Beside it, where more than one of those who created it at once was told to be the first. */
+const wonTwiceKey = '.probe-won-twice';
+/** As many try at once. */
+const racers = 8;
 
 export class S3Store implements Store {
   readonly uri: string;
@@ -35,9 +39,7 @@ export class S3Store implements Store {
     await this.look();
     const body = Buffer.from('lensmill tries here whether an object is created only once\n');
     try {
-      // The first that ever probes creates it; where it is there, one request tells.
-      const isNew = await this.#putIfAbsent(probeKey, body);
-      this.#conditional = !isNew || !(await this.#putIfAbsent(probeKey, body));
+      this.#conditional = await this.#createsOnce(body);
     } catch (error) {
       if (!(error instanceof S3Error && error.code === 'unsupported')) throw error;
       this.#conditional = false;
@@ -84,6 +86,16 @@ export class S3Store implements Store {
 
   async close(): Promise<void> {
     this.#bucket.close();
+  }
+
+  /** Only who comes first to an output can try the race; the others find what came of it. */
+  async #createsOnce(body: Uint8Array): Promise<boolean> {
+    if (!(await this.#bucket.head(probeKey))) {
+      const tries = Array.from({ length: racers }, () => this.#putIfAbsent(probeKey, body));
+      const winners = (await Promise.all(tries)).filter((isFirst) => isFirst);
+      if (winners.length > 1) await this.#bucket.put(wonTwiceKey, body, { ifAbsent: false });
+    }
+    return !(await this.#putIfAbsent(probeKey, body)) && !(await this.#bucket.head(wonTwiceKey));
   }
 
   async #putIfAbsent(key: string, body: Uint8Array): Promise<boolean> {
