@@ -7,32 +7,54 @@ import { ConfigError } from './errors.ts';
 import { type PageIndex, readPage, shardsPerPage, writePage } from './page.ts';
 import { createRun, findRun, type Run, type RunRequest } from './runs/run.ts';
 import { DEFAULT_INCLUDE } from './sources/globs.ts';
-import type { Source } from './sources/source.ts';
+import type { Source, SourceSpec } from './sources/source.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
 import { compareBytewise } from './uri.ts';
+
+/** `_SUCCESS.json` takes 285 bytes for each part, and everything that reads a run holds it in memory: docs/scale.md. */
+const shardLimit = 1_000_000;
 
 export interface PlanOptions {
   /** Rows that count in the runs before this one; its own replace some of them. */
   rowsBefore?: number;
   onProgress?: (progress: { items: number }) => void;
   signal?: AbortSignal;
+  maxShards?: number;
 }
 
 /** What a plan is cut from: a source, what changed in it, or the images of a run that are to be done again. */
 export type Lister = Pick<Source, 'uri' | 'list'>;
 
 /**
+ * Throws ConfigError 'empty-source' where the source has no item. For whoever is about to claim a run id, which nothing
+ * takes back.
+ */
+export async function requireItems(
+  source: Lister,
+  { include }: Pick<SourceSpec, 'include'>,
+  signal?: AbortSignal,
+): Promise<void> {
+  let skipped = 0;
+  for await (const page of source.list(signal ? { signal } : {})) {
+    if (page.items.length > 0) return;
+    skipped += page.skipped;
+  }
+  throw emptySource(source, include, skipped);
+}
+
+/**
  * Plans a run, or finishes a plan that was broken off, or returns the plan that is there. Throws ConfigError:
  * 'empty-source' where the source has no item, 'source-changed' where another planner of this run found other items,
- * 'unordered-source' where an id does not come after the one before: no listing could be continued, or proven whole.
+ * 'unordered-source' where an id does not come after the one before: no listing could be continued, or proven whole;
+ * 'too-many-shards' where there would be more than a run can have.
  */
 export async function planRun(
   store: Store,
   source: Lister,
   request: RunRequest,
-  { rowsBefore = 0, onProgress, signal }: PlanOptions = {},
+  { rowsBefore = 0, onProgress, signal, maxShards = shardLimit }: PlanOptions = {},
 ): Promise<Run> {
   const planned = await findRun(store, request.run);
   if (planned) return planned;
@@ -52,6 +74,7 @@ export async function planRun(
     after = page.lastId;
     // Only the end of the listing makes a page that is not full.
     isListed = page.items < pageItems;
+    if (total.shards > maxShards) throw tooManyShards(source, request, maxShards);
     onProgress?.({ items: total.items });
   };
   const write = async (items: readonly Item[], skipped: number): Promise<void> => {
@@ -92,9 +115,22 @@ export async function planRun(
     atStep('plan created', request.run);
     return run;
   }
-  throw new ConfigError(
+  throw emptySource(source, request.source.include, total.skipped);
+}
+
+function emptySource({ uri }: Lister, include: SourceSpec['include'], skipped: number): ConfigError {
+  return new ConfigError(
     'empty-source',
-    `no images in ${source.uri}: ${total.skipped} objects do not match --include ${(request.source.include ?? DEFAULT_INCLUDE).join(' ')}`,
+    `no images in ${uri}: ${skipped} objects do not match --include ${(include ?? DEFAULT_INCLUDE).join(' ')}`,
+  );
+}
+
+/** Found while listing: nobody can know before. It would else be found when every image is done. */
+function tooManyShards({ uri }: Lister, { shardSize }: RunRequest, maxShards: number): ConfigError {
+  const images = (maxShards * shardSize).toLocaleString('en-US');
+  return new ConfigError(
+    'too-many-shards',
+    `${uri} has more than ${images} images, and a run has at most ${maxShards.toLocaleString('en-US')} shards, of ${shardSize} here: start another with --shard-size ${shardSize * 8}`,
   );
 }
 

@@ -1,5 +1,5 @@
 /** Whole commands, as a user types them: what they print, what they leave, what they exit with. */
-import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { copyFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Command } from 'commander';
@@ -173,6 +173,7 @@ test('what the operator must change is one line, and exit code 2', async () => {
     expect(stderr).not.toMatch(/\n\s+at /);
     expect(stdout).toBe('');
   }
+  expect(existsSync(join(output, 'runs')), 'a run that was claimed').toBe(false);
 });
 
 test.skipIf(process.env.CUDA_VISIBLE_DEVICES !== undefined)(

@@ -1,5 +1,5 @@
 /** What `import … from 'lensmill'` promises beyond the examples of its page, which test/pack.test.ts runs. */
-import { mkdirSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, expectTypeOf, test } from 'vitest';
 import {
@@ -171,12 +171,18 @@ test('verify tells what does not hold, of retries too', async () => {
 
 test('the log goes to whoever asks for it, a line of JSON each', async () => {
   const lines: string[] = [];
-  const empty = join(tempFolder(), 'empty');
-  mkdirSync(empty);
+  const source = tempFolder();
+  writeFileSync(join(source, 'broken.jpg'), 'no picture');
   const options = { model: 'null', device: 'sleep:1', onLog: (line: string) => void lines.push(line) };
-  const planned = await indexRun(empty, join(tempFolder(), 'out'), options).catch((error) => error);
-  expect(planned).toMatchObject({ name: 'ConfigError', code: 'empty-source' });
+  await indexRun(source, tempFolder(), options);
   expect(lines.map((line) => JSON.parse(line).msg)).toContain('run start');
+});
+
+test('a source without images is refused before a run is claimed', async () => {
+  const output = tempFolder();
+  const refused = indexRun(tempFolder(), output, { model: 'null', device: 'sleep:1' });
+  await expect(refused).rejects.toMatchObject({ name: 'ConfigError', code: 'empty-source' });
+  expect(existsSync(join(output, 'runs'))).toBe(false);
 });
 
 describe('an index', () => {

@@ -178,6 +178,21 @@ test('a source without images is refused, and says what was left out', async () 
   });
 });
 
+test('a source that would make more shards than a run can have is refused, with the way out', async () => {
+  const store = newStore();
+  const planned = planRun(store, listingOf(4_000), makeRequest('r'), { maxShards: 500 });
+  await expect(planned).rejects.toMatchObject({
+    code: 'too-many-shards',
+    message: expect.stringMatching(/more than 2,000 images.*--shard-size 32/),
+  });
+  expect(await findRun(store, 'r'), 'whoever resumes it is told the same').toBeUndefined();
+  const resumed = planRun(store, listingOf(4_000), makeRequest('r'), { maxShards: 500 });
+  await expect(resumed).rejects.toMatchObject({ code: 'too-many-shards' });
+  expect(await planRun(store, listingOf(4_000), makeRequest('r2'), { maxShards: 1_000 })).toMatchObject({
+    shards: 1_000,
+  });
+});
+
 test('a run id can be claimed once', async () => {
   const store = newStore();
   await claimRun(store, makeRequest('r'));

@@ -1,7 +1,8 @@
 /** `lensmill pause` and `lensmill cancel`: an operator's word about a run, for every worker of its queue. */
 import type { Command } from 'commander';
 import { ConfigError } from '../errors.ts';
-import { openRedis, queueOf } from '../producer/drive.ts';
+import { queueOf } from '../producer/drive.ts';
+import { openRedis } from '../producer/redis.ts';
 import { openQueue, type RunState, type ShardQueue } from '../queue.ts';
 import { findSuccess, readRequest } from '../runs/run.ts';
 import { required } from '../settings/resolve.ts';

@@ -8,8 +8,6 @@ import { requireRealDevice } from '../devices/sleep.ts';
 import { ConfigError } from '../errors.ts';
 import { shardSizes } from '../page.ts';
 import { openQueue, queueNameOf, type ShardQueue } from '../queue.ts';
-import { checkRedis } from '../redis/connection.ts';
-import { startPrivateRedis } from '../redis/server.ts';
 import { listParts } from '../runs/committed.ts';
 import { findSuccess, needsOf, type Run, type Success } from '../runs/run.ts';
 import type { Settings } from '../settings/table.ts';
@@ -18,34 +16,13 @@ import { type Measures, measuresSince } from '../telemetry/measures.ts';
 import { findLimit } from '../telemetry/throughput.ts';
 import { version } from '../version.ts';
 import type { Caller, ProgressReporter } from './caller.ts';
+import { openRedis } from './redis.ts';
 
 const pollMs = 500;
 /** Polls between two looks at the store while Redis says that the run is not done: another pool may have done it. */
 const pollsPerLook = 20;
 /** A Redis that takes longer is away, and its user should know what we wait for. */
 const patienceMs = 5_000;
-
-export interface Redis {
-  url: string;
-  /** Rejects with ConfigError 'no-redis' when a private one cannot be kept alive. */
-  lost: Promise<never>;
-  close(): Promise<void>;
-}
-
-/** The Redis of the settings, or a private one. Throws ConfigError. */
-export async function openRedis({ settings, log }: Pick<Caller, 'settings' | 'log'>): Promise<Redis> {
-  const { promise: lost, reject } = Promise.withResolvers<never>();
-  lost.catch(() => undefined); // whoever drives a run waits for it
-  if (settings.redis === undefined) {
-    const server = await startPrivateRedis({
-      onRestart: () => log.warn('the private Redis died and was started again from its files'),
-      onLost: reject,
-    });
-    return { url: server.url, lost, close: server.close };
-  }
-  await checkRedis(settings.redis);
-  return { url: settings.redis, lost, close: async () => undefined };
-}
 
 export function queueOf(settings: Settings, store: Store): string {
   return settings.queue ?? queueNameOf(store.uri);

@@ -5,7 +5,8 @@ import { needsOf, type Run } from '../runs/run.ts';
 import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
 import type { Caller } from './caller.ts';
-import { answerOf, enqueueMissing, openRedis, queueOf } from './drive.ts';
+import { answerOf, enqueueMissing, queueOf } from './drive.ts';
+import { openRedis } from './redis.ts';
 
 const lookMs = 5_000;
 

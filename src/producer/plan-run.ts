@@ -9,7 +9,7 @@ import type { Model } from '../models/model.ts';
 import { channelsOf, widenGraph } from '../models/widen.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { extrasName, layers, type RowExtras } from '../parts/row-extras.ts';
-import { type Lister, planRun } from '../plan.ts';
+import { type Lister, planRun, requireItems } from '../plan.ts';
 import { failedItems } from '../retry.ts';
 import {
   claimRun,
@@ -35,6 +35,7 @@ import { publishCalibration, publishHead, publishWeights } from '../weights.ts';
 import type { Caller } from './caller.ts';
 import { loadRunModel } from './choose-model.ts';
 import { readHead } from './head.ts';
+import { requireRedis } from './redis.ts';
 
 export interface NewRunOptions {
   /** Its id; default: the time. */
@@ -46,8 +47,8 @@ export interface NewRunOptions {
 }
 
 /**
- * Claims a new run and plans it. Throws ConfigError: 'run-exists', 'bad-run-id', and those of the device, source and
- * model that the settings name.
+ * Claims a new run and plans it. Throws ConfigError: 'run-exists', 'bad-run-id', 'empty-source', and those of the device,
+ * Redis, source and model that the settings name.
  */
 export async function planNewRun(
   caller: Caller,
@@ -55,7 +56,7 @@ export async function planNewRun(
   uris: readonly string[],
   options: NewRunOptions = {},
 ): Promise<Run> {
-  const { settings, log } = caller;
+  const { settings, log, interrupted } = caller;
   const { run: runId = newRunId() } = options;
   if (!isRunId(runId)) {
     throw new ConfigError(
@@ -70,10 +71,12 @@ export async function planNewRun(
     );
   }
   resolveDevice(settings.device);
+  await requireRedis(caller);
   const spec = await sourceSpecOf(settings, uris);
   const source = openSource(spec, sourceOptionsOf(settings));
   try {
     await source.probe();
+    await requireItems(source, spec, interrupted);
   } finally {
     await source.close();
   }
