@@ -132,7 +132,11 @@ function insertScore(scores: number[], score: number, k: number): void {
 }
 
 /** Of the first k of each true answer, the share that the other has: 1 where there is nothing to be found. */
-export function recallOf(truths: readonly Answer[], answers: readonly Answer[], k: number): number {
+export function recallOf(
+  truths: readonly Pick<Answer, 'scores'>[],
+  answers: readonly Answer[],
+  k: number,
+): number {
   let wanted = 0;
   let missed = 0;
   for (const [at, truth] of truths.entries()) {
