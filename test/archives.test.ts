@@ -191,6 +191,8 @@ describe.each(cases)('a $extension in $where', ({ extension, newGround }) => {
     await expect(open().probe()).rejects.toMatchObject({ name: 'ConfigError', code: 'no-source' });
     await ground.put(name, Buffer.from('no archive '.repeat(200)));
     await expect(listAll(open())).rejects.toMatchObject({ name: 'ConfigError', code: 'bad-archive' });
+    await ground.put(name, new Uint8Array());
+    await expect(listAll(open())).rejects.toMatchObject({ name: 'ConfigError', code: 'bad-archive' });
   });
 
   test('listing and reading can be aborted, with the reason', async () => {

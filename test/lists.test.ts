@@ -145,6 +145,15 @@ describe('a list', () => {
     expect(others.filter(isList)).toEqual([]);
   });
 
+  test.each([
+    ['list.csv.gz', gzipSync],
+    ['list.csv.zst', zstdCompressSync],
+  ])('that was compressed piece by piece is read to its end: %s', async (name, compress) => {
+    const pieces = ['path\n/a.jpg\n/b', '.jpg\n/c.jpg\n', '/d.jpg\n'].map((piece) => compress(piece));
+    const { ids } = await listAll(open(write(name, Buffer.concat(pieces))));
+    expect(ids).toEqual(['/a.jpg', '/b.jpg', '/c.jpg', '/d.jpg']);
+  });
+
   test('names images that are read from where they are, and looked up as they are now', async () => {
     const bucket = await makeBucket();
     await putForeignObject(bucket, 'deep/a b.jpg', Buffer.from('in the bucket'));

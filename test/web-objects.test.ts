@@ -7,12 +7,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { ArchiveKind } from '../src/archives/archive.ts';
+import { gzipTar } from '../src/archives/packed-tar.ts';
+import { tar } from '../src/archives/tar.ts';
+import { zip } from '../src/archives/zip.ts';
 import { messageOf } from '../src/errors.ts';
 import { makeGate, openGate } from '../src/objects/host-gate.ts';
 import type { Objects } from '../src/objects/objects.ts';
 import { openWebObjects } from '../src/objects/web.ts';
 import { hasCredentials, publicUrl } from '../src/objects/web-url.ts';
 import type { WebOptions } from '../src/sources/source.ts';
+import { type Extension, makeArchive } from './helpers/archives.ts';
 import { moduleUrl } from './helpers/child.ts';
 import { closeAfterEach } from './helpers/closing.ts';
 import { tempFolder } from './helpers/temp.ts';
@@ -104,6 +109,21 @@ describe('reading', () => {
     for (const status of [403, 405, 501])
       expect(await open(server).stat(`${server.url}/${status}`)).toEqual({ etag: '', size: 1000 });
     await expect(open(server).stat(`${server.url}/404`)).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  test('an archive whose size no server tells is read where it can be read as one stream, else refused', async () => {
+    const list = async (kind: ArchiveKind, extension: Extension) => {
+      const archive = makeArchive(extension, [['a.jpg', 'a']]);
+      const server = await serveWeb(({ method }, reply) => {
+        reply.setHeader('transfer-encoding', 'chunked');
+        reply.end(method === 'HEAD' ? '' : archive);
+      });
+      const objects = open(server);
+      return kind.open(objects).list(server.url, await objects.stat(server.url));
+    };
+    expect(await list(gzipTar, '.tar.gz')).toMatchObject({ members: [{ name: 'a.jpg' }] });
+    await expect(list(tar, '.tar')).rejects.toMatchObject({ code: 'bad-archive' });
+    await expect(list(zip, '.zip')).rejects.toMatchObject({ code: 'bad-archive' });
   });
 
   test('a server that knows no ranges gives the beginning, and nothing else', async () => {

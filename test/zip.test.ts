@@ -317,7 +317,7 @@ test('a zip without members has none', async () => {
 });
 
 test('what is no zip, or a part of one, is refused in one line that names it', async () => {
-  for (const length of [0, 21, 500, 2100]) {
+  for (const length of [21, 500, 2100]) {
     const path = packTwo();
     truncateSync(path, length);
     expect(await refusalOf(path)).toMatch(/at byte \d+: there is no end record/);

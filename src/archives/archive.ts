@@ -22,8 +22,8 @@ export interface ArchiveReader {
   /**
    * Every file in it, ordered bytewise by name, each name once (of several with one name the last counts, as when it is
    * unpacked; the others are `skipped`, as are folders, links and devices). Holds the names of one archive in memory.
-   * Throws ConfigError 'bad-archive', naming archive and offset, where it is damaged, and where it has more members
-   * than `maxMembers`; ReadError as `Objects` does.
+   * Throws ConfigError 'bad-archive', naming archive and offset, where it is damaged, where it has more members
+   * than `maxMembers`, and where it has no bytes; ReadError as `Objects` does.
    */
   list(
     uri: string,
@@ -65,6 +65,16 @@ export function publicUri(item: Pick<Item, 'uri' | 'at'>): string {
   if (!item.at) return publicUrl(item.uri);
   const archive = archiveUriOf(item);
   return publicUrl(archive) + item.uri.slice(archive.length);
+}
+
+/** For what is read from where it needs: a server that tells no size would make an archive without members of any. */
+export function throwIfSizeless(uri: string, { size }: ObjectFacts): void {
+  if (size > 0) return;
+  const name = publicUrl(uri);
+  throw new ConfigError(
+    'bad-archive',
+    `${name} is empty, or its server does not tell its size, which reading it needs: fetch it and index the file`,
+  );
 }
 
 /** `place` says where: 'byte 512'. `found` is what is there, as a whole clause. */

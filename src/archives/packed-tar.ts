@@ -11,10 +11,10 @@ import type { ObjectFacts, Objects } from '../objects/objects.ts';
 import { persistent } from '../objects/persistent.ts';
 import { ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';
+import { cutAtFrames } from '../zstd-frames.ts';
 import { type ArchiveKind, type ArchiveReader, archiveUriOf, badArchive, type Member } from './archive.ts';
 import { type OpenStream, Passes } from './passes.ts';
 import { listTar, placeInTar, type TarBytes } from './tar-members.ts';
-import { cutAtFrames } from './zstd-frames.ts';
 
 /** Places of members are those in the unpacked tar. */
 export const gzipTar: ArchiveKind = {

@@ -3,7 +3,13 @@ import type { ObjectFacts, Objects } from '../objects/objects.ts';
 import { ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import { schemeOf } from '../uri.ts';
-import { type ArchiveKind, type ArchiveReader, archiveUriOf, type Member } from './archive.ts';
+import {
+  type ArchiveKind,
+  type ArchiveReader,
+  archiveUriOf,
+  type Member,
+  throwIfSizeless,
+} from './archive.ts';
 import { openReadAhead } from './read-ahead.ts';
 import { listTar, placeInTar, type TarBytes } from './tar-members.ts';
 
@@ -22,11 +28,12 @@ class TarReader implements ArchiveReader {
     this.#ahead = openReadAhead(objects);
   }
 
-  list(
+  async list(
     uri: string,
     facts: ObjectFacts,
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ members: Member[]; skipped: number }> {
+    throwIfSizeless(uri, facts);
     return listTar(new RangedTar(this.#objects, uri, facts, signal), facts.etag);
   }
 

@@ -15,6 +15,7 @@ import {
   badArchive,
   type Member,
   maxMembers,
+  throwIfSizeless,
 } from './archive.ts';
 
 /**
@@ -43,6 +44,7 @@ class ZipReader implements ArchiveReader {
     facts: ObjectFacts,
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ members: Member[]; skipped: number }> {
+    throwIfSizeless(uri, facts);
     // Loaded here: workers read members, and list nothing.
     const { readDirectory } = await import('./zip-directory.ts');
     const members = new Map<RawPath, Member>();

@@ -4,6 +4,7 @@ import { pipeline, Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { errnoOf } from '../errno.ts';
 import type { Objects } from '../objects/objects.ts';
+import { cutAtFrames } from '../zstd-frames.ts';
 
 export interface TextObject {
   uri: string;
@@ -76,9 +77,10 @@ async function* decompressed(object: TextObject): AsyncGenerator<Uint8Array> {
   const { uri, etag, objects, compression, signal, fail } = object;
   const stored = objects.stream(uri, { etag, signal });
   if (!compression) return yield* stored;
+  const packed = compression === '.zst' ? cutAtFrames(stored) : stored;
   try {
     // What is wrong with either stream reaches the last one; leaving the loop closes both.
-    yield* pipeline(Readable.from(stored), decompressors[compression](), () => {});
+    yield* pipeline(Readable.from(packed), decompressors[compression](), () => {});
   } catch (error) {
     throw /^Z_|^ZSTD_/.test(errnoOf(error) ?? '')
       ? fail(1, `is not whole as ${compression}: pack it again`)
