@@ -202,6 +202,11 @@ test('the worker has all GPUs, and with the override for CPUs none', () => {
     expect((cpu as Compose).services[name]?.image).toBe('lensmill:cpu');
 });
 
+test('a run is planned in fp16 where the worker has GPUs, though the container that plans it has none', () => {
+  const planned = [gpu, cpu].map((compose) => (compose as Compose).services.index?.environment);
+  expect(planned.map((environment) => environment?.[settingsTable.precision.env])).toEqual(['fp16', 'auto']);
+});
+
 test('the override alone is valid, too, and changes no service that is not there', () => {
   expect(schemaErrors(override)).toEqual([]);
   expect(Object.keys((gpu as Compose).services)).toEqual(

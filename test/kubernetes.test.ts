@@ -206,6 +206,17 @@ test('the overlay gpu has a GPU for each worker, and spot nodes where there are 
   }
 });
 
+test('a run is planned in fp16 where the workers have GPUs, though the pod that plans it has none', async () => {
+  const planned = [cpu, gpu].map(async (objects = []) => {
+    const [enqueue] = objects.flatMap((object) => {
+      const pod = podsOf(object);
+      return pod?.spec?.containers[0]?.args?.[0] === 'enqueue' ? pod : [];
+    });
+    return (await startOf(enqueue ?? {}, objects, secrets)).settings.precision;
+  });
+  expect(await Promise.all(planned)).toEqual(['auto', 'fp16']);
+});
+
 test('a second pool is workers and their settings, and nothing that the first has', async () => {
   const pool = await kubectl.build(old);
   expect(pool.map(({ kind }) => kind)).toEqual(['ConfigMap', 'Deployment']);
