@@ -118,3 +118,18 @@ test('of two shards at once, embedding the one goes before writing the other', a
   expect(embedMs).toBeGreaterThanOrEqual(38);
   expect(holdMs).toBeLessThan(embedMs);
 });
+
+test('what a worker did while it waited for a run that is over is nothing to the next one', async () => {
+  const tally = openTally({ loadedMs: 0, shardsAtOnce: 3 });
+  const compute = async (ms: number): Promise<void> => {
+    for (const before = process.threadCpuUsage(); process.threadCpuUsage(before).user < ms * 1_000; );
+  };
+  tally.noShard(true);
+  await compute(300);
+  tally.noShard(false);
+  await tally.during('embed', () => compute(20));
+  const { idleMs, embedMs, coresMs, mainMs } = times(tally);
+  expect(idleMs).toBe(0);
+  expect(coresMs).toBeLessThanOrEqual(embedMs);
+  expect(mainMs).toBeLessThanOrEqual(embedMs + 1);
+});

@@ -32,6 +32,8 @@ export function openTally({ loadedMs, shardsAtOnce }: { loadedMs: number; shards
   let stateSince = performance.now();
   let used = readUse();
   let workMs = 0;
+  /** Of the time without a shard: nothing to the next run, where the one that it was waited for is over. */
+  let waiting: Measures = { ...noMeasures };
   let engine: { measures(): EngineMeasures } | undefined;
   let told: EngineMeasures | undefined;
   let machine = { at: performance.now(), ...readCores() };
@@ -40,13 +42,14 @@ export function openTally({ loadedMs, shardsAtOnce }: { loadedMs: number; shards
   /** Gives the time until now to what went on in it. */
   function settle(): void {
     const now = performance.now();
-    if (state !== 'off') pending[`${state}Ms`] += now - stateSince;
     const use = readUse();
+    const measures = state === 'idle' ? waiting : pending;
+    if (state !== 'off') measures[`${state}Ms`] += now - stateSince;
     if (state !== 'off' && state !== 'load') {
-      workMs += now - stateSince;
-      pending.cpuMs += use.cpuMs - used.cpuMs;
-      pending.mainMs += use.mainMs - used.mainMs;
+      measures.cpuMs += use.cpuMs - used.cpuMs;
+      measures.mainMs += use.mainMs - used.mainMs;
     }
+    if (state === 'hold' || state === 'embed') workMs += now - stateSince;
     stateSince = now;
     used = use;
   }
@@ -55,8 +58,7 @@ export function openTally({ loadedMs, shardsAtOnce }: { loadedMs: number; shards
     settle();
     const { embed, load, hold } = underWay;
     state = embed ? 'embed' : load ? 'load' : hold ? 'hold' : isAnyOpen ? 'idle' : 'off';
-    // It was waited for a run that is over: that is nothing to the next one.
-    if (state === 'off') pending.idleMs = 0;
+    if (state === 'off') waiting = { ...noMeasures };
   }
 
   /** Ours of the cores that we may use; or everybody's of all, for other workers may share the machine. */
@@ -92,6 +94,9 @@ export function openTally({ loadedMs, shardsAtOnce }: { loadedMs: number; shards
     },
     take({ images, writeMs }) {
       settle();
+      for (const name of ['idleMs', 'cpuMs', 'mainMs'] as const) pending[name] += waiting[name];
+      workMs += waiting.idleMs;
+      waiting = { ...noMeasures };
       pending.images += images;
       pending.writeMs += writeMs / shardsAtOnce;
       const now = engine?.measures();
