@@ -119,10 +119,11 @@ export async function planRun(
 }
 
 function emptySource({ uri }: Lister, include: SourceSpec['include'], skipped: number): ConfigError {
-  return new ConfigError(
-    'empty-source',
-    `no images in ${uri}: ${skipped} objects do not match --include ${(include ?? DEFAULT_INCLUDE).join(' ')}`,
-  );
+  const found =
+    skipped === 0
+      ? 'it is empty; mount what belongs there, or check its name'
+      : `${skipped} objects do not match --include ${(include ?? DEFAULT_INCLUDE).join(' ')}`;
+  return new ConfigError('empty-source', `no images in ${uri}: ${found}`);
 }
 
 /** Found while listing: nobody can know before. It would else be found when every image is done. */

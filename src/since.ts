@@ -52,7 +52,7 @@ export function changedItems(
       if (isEmpty && !row.done) {
         throw new ConfigError(
           'empty-source',
-          `no images in ${source.uri}, where earlier runs found some: mount it, or index it without --since`,
+          `no images in ${source.uri}, where earlier runs found some: mount it`,
         );
       }
       for (let items: Item[] = []; !row.done; items = []) {

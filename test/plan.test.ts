@@ -167,15 +167,20 @@ test('a run is found among others by the start of its id, whatever sorts beside 
   expect(await listRuns(store, 'x')).toEqual([]);
 });
 
-test('a source without images is refused, and says what was left out', async () => {
-  const source = listingOf(0);
-  source.list = async function* () {
-    yield { items: [], skipped: 7 };
-  };
-  await expect(planRun(newStore(), source, makeRequest('r'))).rejects.toMatchObject({
-    code: 'empty-source',
-    message: expect.stringContaining('7 objects'),
-  });
+test('a source without images is refused, and says what was left out, or that nothing is there', async () => {
+  for (const [skipped, found] of [
+    [7, '7 objects do not match'],
+    [0, 'it is empty'],
+  ] as const) {
+    const source = listingOf(0);
+    source.list = async function* () {
+      yield { items: [], skipped };
+    };
+    await expect(planRun(newStore(), source, makeRequest('r'))).rejects.toMatchObject({
+      code: 'empty-source',
+      message: expect.stringContaining(found),
+    });
+  }
 });
 
 test('a source that would make more shards than a run can have is refused, with the way out', async () => {
