@@ -27,7 +27,8 @@ interface Opened {
 export function openCurrentIndex(store: Store, chosen: OpenIndexOptions, log: Logger): CurrentIndex {
   let current: Promise<Opened> | undefined;
   let lookedAt = 0;
-  let look: Promise<void> = Promise.resolve();
+  /** Under way. */
+  let look: Promise<void> | undefined;
   const closings = new Set<Promise<void>>();
 
   const closeIfUnused = (opened: Opened): void => {
@@ -78,12 +79,16 @@ export function openCurrentIndex(store: Store, chosen: OpenIndexOptions, log: Lo
 
   return {
     async use(act) {
-      if (current && performance.now() - lookedAt > lookMs) {
-        lookedAt = performance.now();
+      if (current && !look && performance.now() - lookedAt > lookMs) {
         // Not waited for: whoever asks now is answered by what is open.
-        look = replaceIfOld().catch((error) =>
-          log.warn({ error: messageOf(error) }, 'whether there is a newer index is not known'),
-        );
+        look = replaceIfOld()
+          .catch((error) =>
+            log.warn({ error: messageOf(error) }, 'whether there is a newer index is not known'),
+          )
+          .finally(() => {
+            look = undefined;
+            lookedAt = performance.now();
+          });
       }
       const opened = await acquire();
       try {
