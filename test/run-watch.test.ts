@@ -15,6 +15,7 @@ import { contextOf } from './helpers/context.ts';
 import { finish, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
 import { ask, bearer, serve } from './helpers/served.ts';
+import { wrapStore } from './helpers/store-wrappers.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 const { settings } = contextOf({ device: 'cpu', cacheDir: tempFolder() });
@@ -157,6 +158,35 @@ test('failed images come page by page, each once', async () => {
     status: 409,
     body: { code: 'not-finished' },
   });
+});
+
+test('of a run that was deleted in part, the others are told all the same', async () => {
+  await store.create('runs/doomed/plan/page-00000.json', Buffer.from('{}'));
+  const other = await serve({ store, settings });
+  try {
+    const { status, body } = await ask(other, '/api/runs');
+    expect(status).toBe(200);
+    const shown = body.map(({ run }: RunFacts) => run);
+    expect(shown).toContain('day');
+    expect(shown).not.toContain('doomed');
+  } finally {
+    await other.close();
+  }
+});
+
+test('who would follow the runs of an output that cannot be read is told so', async () => {
+  const broken = wrapStore(store, {
+    list(prefix, after) {
+      if (prefix.startsWith('runs/')) throw new Error('the disk is gone');
+      return store.list(prefix, after);
+    },
+  });
+  const other = await serve({ store: broken, settings });
+  try {
+    expect(await ask(other, '/api/runs/events')).toMatchObject({ status: 500, body: { code: 'internal' } });
+  } finally {
+    await other.close();
+  }
 });
 
 test('without Redis, runs are told by the store', async () => {

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pMap from 'p-map';
-import { messageOf } from '../errors.ts';
+import { ConfigError, messageOf } from '../errors.ts';
 import { listParts } from '../runs/committed.ts';
 import { listRuns } from '../runs/run.ts';
 import { type RunRecords, readRecords, statusOf } from '../runs/status.ts';
@@ -17,7 +17,10 @@ import type { ProgressReader, RunProgress } from './run-progress.ts';
 export interface RunWatch {
   /** Every run, the newest first: as it was two seconds ago at the earliest. */
   read(): Promise<RunFacts[]>;
-  /** That, now and whenever it has changed, until the signal aborts. Whoever is slow misses what is old by then. */
+  /**
+   * That, now and whenever it has changed, until the signal aborts. Whoever is slow misses what is old by then. Throws what fails
+   * at first; later, it waits until all is well again.
+   */
   changes(signal: AbortSignal): AsyncGenerator<RunFacts[]>;
 }
 
@@ -57,8 +60,11 @@ export function openRunWatch(store: Store, progress: ProgressReader | undefined,
     if (now - listedAt >= listMs) {
       ids = await listRuns(store);
       listedAt = now;
+      const there = new Set(ids);
+      for (const id of known.keys()) if (!there.has(id)) known.delete(id);
     }
-    const runs = await pMap(ids, (id) => readKnown(id, now), { concurrency: atOnce });
+    const read = await pMap(ids, (id) => readKnown(id, now).catch(unlessGone), { concurrency: atOnce });
+    const runs = read.filter((run) => run !== undefined);
     await askRedis(runs.filter(({ isFinal }) => !isFinal));
     const mended = new Map<string, number>();
     for (const { records } of runs) {
@@ -116,6 +122,7 @@ export function openRunWatch(store: Store, progress: ProgressReader | undefined,
       let shown: string | undefined;
       while (!signal.aborted) {
         const seen = await latest().catch((error) => {
+          if (shown === undefined) throw error;
           // It may answer again, and who watches is still there then.
           log.warn({ error: messageOf(error) }, 'how the runs are is not known');
         });
@@ -125,6 +132,11 @@ export function openRunWatch(store: Store, progress: ProgressReader | undefined,
       }
     },
   };
+}
+
+/** Who deletes a run does so object by object: without its request, it is none any more. */
+function unlessGone(error: unknown): undefined {
+  if (!(error instanceof ConfigError && error.code === 'no-run')) throw error;
 }
 
 function factsOf({ records, committed, progress }: KnownRun, mended: number): RunFacts {
