@@ -103,6 +103,7 @@ test('pages of images hold each of them once; a filter holds for images, labels 
     'maxBytes=10',
     'before=2026-01-01T00:00:00Z',
     "prefix='--",
+    'minSide=9007199254740991',
   ])
     expect((await ask(server, `/api/images?${none}`)).body.images).toEqual([]);
 });
@@ -190,6 +191,18 @@ test('a form is held against what a search takes', async () => {
     headers: { 'content-type': encoded.headers.get('content-type') ?? '' },
   });
   expect(body.message).toContain("got 'file'");
+});
+
+test.each([
+  ['ends early', '--x\r\ncontent-disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\nhalf'],
+  ['is no form at all', 'a text'],
+  ['has no boundary', '--x--\r\n', 'multipart/form-data'],
+  ['has a boundary without end', '--x--\r\n', `multipart/form-data; boundary=${'x'.repeat(300)}`],
+])('a form that %s is told so', async (_, payload, type = 'multipart/form-data; boundary=x') => {
+  const headers = { 'content-type': type };
+  const { status, body } = await ask(server, '/api/search', { method: 'POST', payload, headers });
+  expect([status, body.code]).toEqual([400, 'bad-request']);
+  expect(body.message).toMatch(/^body/);
 });
 
 test('a thumbnail is asked for again by its etag, kept for good by its content, and gone with its source', async () => {

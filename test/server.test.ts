@@ -1,7 +1,8 @@
 /** The server of an output: who may use it, what it says to who may not, and how it begins and ends. */
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { FastifyInstance } from 'fastify';
 import { afterEach, beforeAll, expect, test } from 'vitest';
@@ -164,6 +165,24 @@ test('whatever is wrong is told as a problem, without a stack', async () => {
   }
   const { message } = (await ask(server, '/api/index')).body;
   expect(message).toContain(`lensmill build-index ${store.uri}`);
+});
+
+test.each([
+  ['no HTTP', 'HELO photos.example\r\n\r\n', 400],
+  [
+    'larger than may be',
+    `GET /api/images?prefix=${'a'.repeat(20_000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`,
+    431,
+  ],
+])('a request that is %s is told so as a problem too', async (_, request, status) => {
+  const server = await open();
+  await server.listen({ host: '127.0.0.1', port: 0 });
+  const { port } = server.server.address() as AddressInfo; // it listens at a port
+  const connection = connect(port, '127.0.0.1');
+  connection.write(request);
+  const [head = '', body = ''] = (await text(connection)).split('\r\n\r\n');
+  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} .*\r\ncontent-type: application/json`));
+  expect(JSON.parse(body)).toEqual({ status, code: expect.any(String), message: expect.any(String) });
 });
 
 test('a body that is too large or no JSON is refused', async () => {

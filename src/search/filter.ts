@@ -10,12 +10,15 @@ export function predicateOf(filter: Filter = {}): string | undefined {
     runs && isOneOf('run', runs),
     minBytes !== undefined && `bytes >= ${numberOf(minBytes)}`,
     maxBytes !== undefined && `bytes <= ${numberOf(maxBytes)}`,
-    minSide !== undefined && `side >= ${numberOf(minSide)}`,
+    minSide !== undefined && `side >= ${numberOf(Math.min(minSide, longestSide))}`,
     since !== undefined && `run_at >= ${quote(new Date(since).toISOString())}`,
     before !== undefined && `run_at < ${quote(new Date(before).toISOString())}`,
   ].filter((part) => typeof part === 'string');
   return parts.length === 0 ? undefined : parts.join(' AND ');
 }
+
+/** More than its column can hold, an int32, is an error to Lance; no image comes near it. */
+const longestSide = 2 ** 31 - 1;
 
 /** Of no values, none is. */
 export function isOneOf(column: string, values: readonly string[]): string {

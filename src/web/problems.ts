@@ -1,5 +1,6 @@
 /** What a request is answered with when it fails: always a `problem`, with a code for scripts and a sentence for people. */
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import { errnoOf } from '../errno.ts';
 import { ConfigError, type Failure, type FailureCode, messageOf } from '../errors.ts';
 import type { Problem } from './api.ts';
 
@@ -71,6 +72,22 @@ const wordings: Record<string, readonly [status: number, code: string, message: 
   FST_FIELDS_LIMIT: [400, 'bad-request', "body: expected one field, 'query'"],
   FST_INVALID_JSON_FIELD_ERROR: [400, 'bad-request', 'body, query: expected JSON'],
   FST_ERR_CTP_INVALID_JSON_BODY: [400, 'bad-request', 'body: expected JSON'],
+};
+
+/** Of what Node could not read as a request. */
+export function connectionProblem(error: Error): Problem {
+  const known = connectionWordings[errnoOf(error) ?? ''];
+  const [status, code, message] = known ?? [400, 'bad-request', 'this is no HTTP request'];
+  return { status, code, message };
+}
+
+const connectionWordings: Record<string, readonly [status: number, code: string, message: string]> = {
+  HPE_HEADER_OVERFLOW: [
+    431,
+    'too-large',
+    'the address and the headers are larger than the 16 kB that they may have',
+  ],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'timeout', 'the request did not come to its end in time'],
 };
 
 function fastifyError(error: unknown): { statusCode?: number; code?: string } {

@@ -2,6 +2,8 @@
  * The API and the page of one output. A request passes, in this order: its Host, the token or the cookie, the rate, its schema;
  * then its route does it (session, images, search, runs, map). What fails is a `problem`, whatever it was.
  */
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import helmet from '@fastify/helmet';
 import multipart from '@fastify/multipart';
 import rateLimit from '@fastify/rate-limit';
@@ -11,6 +13,7 @@ import type { EmbedderSettings } from '../../workers/embedder.ts';
 import { openSharedEmbedder } from '../../workers/shared-embedder.ts';
 import { openThumbnails, type ThumbnailSettings } from '../../workers/thumbnails.ts';
 import type { Device } from '../devices/device.ts';
+import { errnoOf } from '../errno.ts';
 import { ConfigError } from '../errors.ts';
 import type { QueueAddress } from '../queue.ts';
 import type { OpenIndexOptions } from '../search/open-index.ts';
@@ -25,7 +28,7 @@ import { mapRoutes } from './map.ts';
 import { openMapMaker } from './map-maker.ts';
 import { registerOpenApi } from './openapi.ts';
 import { pageRoutes } from './page.ts';
-import { type FailedReply, problemOf, Refusal } from './problems.ts';
+import { connectionProblem, type FailedReply, problemOf, Refusal } from './problems.ts';
 import { parseQueryString } from './queries.ts';
 import { openProgress } from './run-progress.ts';
 import { openRunWatch } from './run-watch.ts';
@@ -68,7 +71,7 @@ export interface Answered {
 
 /** A page that shows 500 thumbnails asks as many times at once. */
 const requestsPerMinute = 6_000;
-/** A token that is chosen badly must not be found by trying. */
+/** Who tries tokens is told to stop. Who has the right one never is, so it is the token's length that protects. */
 const wrongTokensPerMinute = 20;
 const maxBodyBytes = 256 * 1024;
 /** Of a whole request, with its pictures, over a slow line. */
@@ -96,6 +99,7 @@ export async function openServer({
     requestTimeout: requestMs,
     routerOptions: { querystringParser: parseQueryString },
     frameworkErrors: (error, _request, reply) => answerProblem(error, reply),
+    clientErrorHandler: refuseConnection,
   });
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
@@ -222,6 +226,19 @@ async function openFirst({ index, log }: Serving): Promise<void> {
     if (!(error instanceof ConfigError) || error.code !== 'no-index') throw error;
     log.warn({ error: error.message }, 'no index to search yet');
   }
+}
+
+/** What Node could not read as a request reaches no route: it is told here, and the connection is over. */
+function refuseConnection(error: Error, socket: Socket): void {
+  if (socket.writable && errnoOf(error) !== 'ECONNRESET') {
+    const problem = connectionProblem(error);
+    const body = JSON.stringify(problem);
+    socket.write(
+      `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\ncontent-type: application/json\r\n` +
+        `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    );
+  }
+  socket.destroy(error);
 }
 
 function unknownRoute({ method, url }: FastifyRequest): never {

@@ -2,6 +2,7 @@
 import type { MultipartFile } from '@fastify/multipart';
 import type { FastifyRequest } from 'fastify';
 import { errnoOf } from '../errno.ts';
+import { messageOf } from '../errors.ts';
 import { type SearchAsked, searchQuery } from './api.ts';
 import { Refusal } from './problems.ts';
 
@@ -60,6 +61,16 @@ export function openUploadReader(maxBytes: number): UploadReader {
 }
 
 async function readForm(request: FastifyRequest, maxBytes: number): Promise<Upload> {
+  try {
+    return await readParts(request, maxBytes);
+  } catch (error) {
+    // What is no form at all is thrown without a code.
+    if (errnoOf(error) !== undefined) throw error;
+    throw new Refusal(400, 'bad-request', `body: expected multipart/form-data: ${messageOf(error)}`);
+  }
+}
+
+async function readParts(request: FastifyRequest, maxBytes: number): Promise<Upload> {
   const pictures: NamedPicture[] = [];
   let query: unknown = {};
   const limits = {
