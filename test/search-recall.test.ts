@@ -65,6 +65,31 @@ test('so it does among the images that a filter passes, be they many or few', as
   expect(await recall(index, 10, { labels: [5] })).toBe(1);
 });
 
+test('so it does where all that a filter passes lies far from what is searched for, and for a single hit', async () => {
+  const [wide, images] = [8192, 1100];
+  const [some, others] = [6, 7].map((seed) => clusteredVectors({ dimension: wide, seed, clusters: 6 }));
+  const halves = (rows: number): Float32Array => {
+    const both = new Float32Array(rows * wide);
+    for (const [at, half] of [some, others].entries())
+      both.set(half?.(rows / 2) ?? [], (at * rows * wide) / 2);
+    return both;
+  };
+  const apart = openStore(tempFolder(), s3);
+  await apart.probe();
+  const { kind } = await makeSyntheticIndex(apart, { images, dimension: wide, vectors: halves, s3 });
+  expect(kind).toBe('ivf-rq');
+  const opened = await openIndex(apart, { s3 });
+  try {
+    // The sizes of files count up: these are the images of the first half.
+    const first: Filter = { maxBytes: 10_000 + images / 2 - 1 };
+    expect(await opened.count(first)).toBeGreaterThan(fewImages(wide));
+    expect(await recall(opened, 10, first)).toBeGreaterThanOrEqual(0.99);
+    expect(await recall(opened, 1)).toBe(1);
+  } finally {
+    await opened.close();
+  }
+});
+
 test('images that were added are found, and those that were there still are', async () => {
   const before = index.record.parameters;
   await makeSyntheticIndex(store, { images: 200, dimension, vectors, s3 });

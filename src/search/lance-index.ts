@@ -32,7 +32,7 @@ export class LanceIndex implements SearchIndex {
     // Those that shall not be found are dropped from the hits: cheaper than a predicate that every row is held against.
     const k = request.k + without.length;
     const where = predicateOf(filter);
-    const how = exact ? { exact } : await this.#breadthOf(k, where);
+    const how = exact ? { exact } : await this.#breadthOf(request.k, where);
     const nearest = this.#table.nearest({ vector, k, where, ...how }, [factsColumn]);
     const hits: Hit[] = [];
     for await (const batch of nearest) {
@@ -131,17 +131,24 @@ export class LanceIndex implements SearchIndex {
   }
 
   /**
-   * How far to look. The parameters are those for 10 hits among all images. The hits of a filter that one image of s passes lie
-   * as far apart as s times as many among all, so as many more partitions are looked into; where few pass, all are compared.
+   * How far to look. The parameters are those for 10 hits among all images: for fewer as many images are compared, for more hits
+   * more. What a filter passes may lie anywhere, and far away codes tell less; so all partitions are looked into then, and as
+   * many images compared as for 80 hits. Where few pass, all of those are compared.
    */
   async #breadthOf(k: number, where: string | undefined): Promise<Omit<Nearest, 'vector' | 'k' | 'where'>> {
-    const { kind, images, parameters, model } = this.record;
+    const { kind, parameters, model } = this.record;
     if (kind === 'exact') return { exact: true };
     const passing = await this.#count(where);
     if (passing <= fewImages(model.dimension)) return { exact: true };
-    const { partitions = 1, nprobes = partitions, refineFactor } = parameters;
-    const spread = Math.max(1, k / measuredK) * (images / passing);
-    return { exact: false, nprobes: Math.min(partitions, Math.ceil(nprobes * spread)), refineFactor };
+    const { partitions = 1, nprobes = partitions, refineFactor = 1 } = parameters;
+    const isFiltered = where !== undefined;
+    const least = isFiltered ? 8 * measuredK : measuredK;
+    const wanted = isFiltered ? partitions : Math.ceil(nprobes * Math.max(1, k / measuredK));
+    return {
+      exact: false,
+      nprobes: Math.min(partitions, wanted),
+      refineFactor: Math.ceil(refineFactor * Math.max(1, least / k)),
+    };
   }
 
   async #images(selection: Omit<Selection, 'columns'>): Promise<IndexedImage[]> {
