@@ -225,6 +225,27 @@ test('a worker that cannot go on stops no other: the run is done, and then the e
   expect(stderr).toMatch(/"worker":"cpu".*"msg":"shard done"/);
 });
 
+describe.concurrent('when the command is gone, its worker finishes what it has', () => {
+  test.each([
+    ['it is killed', 'SIGKILL', 1],
+    ['its terminal is closed', 'SIGHUP', -1],
+  ] as const)('%s', async (_, signal, whom) => {
+    const work = await newWork();
+    await enqueueSmall(work, 'r', { photos });
+    // A process group of its own, as a shell gives it.
+    const args = ['work', '--device', 'sleep:500', '--batch', '10'];
+    const env = { REDIS_URL: redis.url, LENSMILL_OUTPUT: work.store.uri };
+    const command = lensmill(args, env, ['setsid']);
+    await logged(command, 'shard done');
+    process.kill(whom * (command.pid as number), signal);
+    await command;
+    // Nobody else looks after the shards of a worker that died.
+    await until(async () => (await countShards(work, 'r')).active === 0);
+    const { waiting, delayed } = await countShards(work, 'r');
+    expect([(await listParts(work.store, 'r')).size, delayed]).toEqual([shards - waiting, 0]);
+  });
+});
+
 test('a worker that crashes as it starts is given up, with what to do about it', async () => {
   const crashing = new URL('helpers/crash-at-start.ts', import.meta.url).href;
   const { exitCode, stderr, stdout } = await lensmill(

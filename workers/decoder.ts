@@ -22,8 +22,8 @@ try {
 process.on('message', async (request: DecodeRequest) => {
   process.send?.(await answer(request));
 });
-// Ctrl-C reaches every process of the terminal; this one ends with its worker.
-process.on('SIGINT', () => undefined);
+// Ctrl-C, or its end, reaches every process of a terminal; this one ends with its worker.
+for (const signal of ['SIGINT', 'SIGHUP']) process.on(signal, () => undefined);
 
 async function answer(request: DecodeRequest): Promise<DecodeReply> {
   const { kind, content } = request;

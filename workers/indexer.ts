@@ -16,8 +16,8 @@ export interface IndexerRequest {
 const stopped = new AbortController();
 process.on('SIGTERM', () => stopped.abort());
 process.on('disconnect', () => stopped.abort());
-// Ctrl-C reaches every process of the terminal; this one ends with its worker.
-process.on('SIGINT', () => undefined);
+// Ctrl-C, or its end, reaches every process of a terminal; this one ends with its worker.
+for (const signal of ['SIGINT', 'SIGHUP']) process.on(signal, () => undefined);
 
 process.once('message', async ({ output, run, settings }: IndexerRequest) => {
   const log = openLog(settings.logLevel, (line) => process.stderr.write(line));

@@ -67,8 +67,10 @@ const longestMs = 2 ** 31 - 1;
 process.on('message', (order: WorkerOrder) => {
   if (order.kind === 'work') start(order.options);
 });
-// Ctrl-C reaches every process of the terminal; the parent decides what it means.
-process.on('SIGINT', () => undefined);
+// Ctrl-C, or its end, reaches every process of a terminal; the parent decides what it means.
+for (const signal of ['SIGINT', 'SIGHUP']) process.on(signal, () => undefined);
+// With the parent goes who reads this: no reason to drop the shards in flight.
+process.stderr.on('error', () => undefined);
 
 function start(options: WorkerOptions): void {
   work(options)
