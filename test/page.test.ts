@@ -7,6 +7,7 @@ import type { Browser, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { planRun } from '../src/plan.ts';
 import { claimRun } from '../src/runs/run.ts';
+import { duration } from '../src/web/page/format.ts';
 import { findBarriers, openBrowser, openPage, phone } from './helpers/browser.ts';
 import { finish, itemsOf, listerOf } from './helpers/finished-run.ts';
 import { makePhotoArchive } from './helpers/photo-archive.ts';
@@ -15,6 +16,7 @@ import { type IndexedOutput, makeIndexedOutput, serve, token } from './helpers/s
 import { tempFolder } from './helpers/temp.ts';
 
 const pictures = tempFolder();
+const pageFolder = join(import.meta.dirname, '../src/web/public');
 const first = join(pictures, 'part-0/00000.jpg');
 const complaints: string[] = [];
 let output: IndexedOutput;
@@ -27,7 +29,7 @@ beforeAll(async () => {
   await copyFile(first, join(pictures, 'copy of 00000.jpg'));
   await writeFile(join(pictures, 'cut.jpg'), (await readFile(first)).subarray(0, 9_000));
   output = await makeIndexedOutput(pictures);
-  server = await serve(output, { pageFolder: join(import.meta.dirname, '../src/web/public') });
+  server = await serve(output, { pageFolder });
   await server.listen({ host: '127.0.0.1', port: 0 });
   const { port } = server.server.address() as AddressInfo; // it listens at a port
   address = `http://127.0.0.1:${port}/`;
@@ -68,6 +70,27 @@ test('the token is gone from the address, and whoever has none is asked for it',
   await page.getByLabel('Token').fill(token);
   await page.getByRole('button', { name: 'Open' }).click();
   await cards(page).first().waitFor();
+
+  // The address with the token, opened where the page is already.
+  await page.context().clearCookies();
+  await page.reload();
+  await page.getByLabel('Token').waitFor();
+  await page.goto(`${address}#token=${token}`);
+  await cards(page).first().waitFor();
+  expect(page.url()).not.toContain(token);
+});
+
+test('over plain HTTP by another name, where browsers give less, the page is the same', async () => {
+  const open = await serve(output, { pageFolder, host: '0.0.0.0' });
+  try {
+    await open.listen({ host: '127.0.0.1', port: 0 });
+    const { port } = open.server.address() as AddressInfo; // it listens at a port
+    const page = await openPage(browser, `http://photos.test:${port}/#token=${token}`, []);
+    await cards(page).first().getByRole('link').click();
+    await page.getByText('14 results').waitFor();
+  } finally {
+    await open.close();
+  }
 });
 
 test('a click on a picture searches by it, why compares the two, and Back leads back', async () => {
@@ -107,12 +130,21 @@ test('dropped pictures are searched by and averaged; what is no picture is told 
   // Dropped pictures are in no URL, and Back finds them all the same.
   await page.goBack();
   await cards(page).first().getByText('1.000').waitFor();
+
+  // After a reload they are lost; dropped again, they are searched by.
+  await page.reload();
+  await page.getByText('drop it again').waitFor();
+  const lost = page.url();
+  await drop(page, [['mine.jpg', await readFile(first)]]);
+  await page.waitForURL((url) => url.href !== lost);
+  await cards(page).first().getByText('1.000').waitFor();
 });
 
 test('filters are typed, stand in the address, and are taken away one by one', async () => {
   const page = await open();
   await cards(page).first().waitFor();
   await page.keyboard.press('/');
+  await page.locator('[data-first-filter]:focus').waitFor();
   const name = (await page.locator('.option span').first().textContent()) ?? '';
   await page.keyboard.type(name.slice(0, 3));
   await page.getByRole('option', { name }).waitFor();
@@ -170,6 +202,29 @@ test('duplicates are marked by click and key, and the marks exported', async () 
   expect(lines).toHaveLength(2);
 });
 
+test('of many groups the largest are shown, in steps that the server takes', async () => {
+  const page = await open('duplicates?threshold=1');
+  await page.locator('.group').waitFor();
+  const limits: number[] = [];
+  await page.route('**/api/duplicates?*', async (route) => {
+    const limit = Number(new URL(route.request().url()).searchParams.get('limit'));
+    limits.push(limit);
+    const reply = await route.fetch();
+    const { groups, ...facts } = await reply.json();
+    const many = Array.from({ length: limit }, () => ({ ...groups[0], images: [], size: 300 }));
+    await route.fulfill({ response: reply, json: { ...facts, found: 2_000, groups: many } });
+  });
+  await page.goto(`${address}#/duplicates?threshold=0.999`);
+  await page.getByText('2,000 groups of 2,001 pictures, the 50 largest shown; 15 compared').waitFor();
+  await page.getByText('300 pictures, of which 0 are shown').first().waitFor();
+  for (const shown of ['150', '450', '1,000']) {
+    await page.getByRole('button', { name: 'Show more groups' }).click();
+    await page.getByText(`the ${shown} largest shown`).waitFor();
+  }
+  expect(limits).toEqual([50, 150, 450, 1_000]);
+  expect(await page.getByRole('button', { name: 'Show more groups' }).count()).toBe(0);
+});
+
 test('runs are shown as they go, and their failed images by reason', async () => {
   const { store } = output;
   const request = makeRequest('later');
@@ -200,6 +255,28 @@ test('a point of the map shows its picture, and is searched by', async () => {
   await page.keyboard.press('Enter');
   await page.waitForURL(/#\/search\?by=/);
   await page.getByText('14 results').waitFor();
+});
+
+test('a map that was computed is there at once when the page comes back to it', async () => {
+  const page = await open('runs');
+  let isFirst = true;
+  await page.route('**/api/map?*', async (route) => {
+    if (!isFirst) return route.continue();
+    isFirst = false;
+    return route.fulfill({ json: { state: 'computing', progress: 0.5, points: [] } });
+  });
+  await page.goto(`${address}#/map`);
+  await page.getByText('The map is being computed: 50 %').waitFor();
+  await page.locator('.map canvas').waitFor();
+  await page.goto(`${address}#/runs`);
+  await page.getByRole('heading', { name: 'Runs' }).waitFor();
+  await page.goto(`${address}#/map`);
+  await page.locator('.map').waitFor();
+  expect(await page.locator('.map-computing').count()).toBe(0);
+});
+
+test('times to come are told in whole minutes', () => {
+  expect([59.2, 3_580, 7_199, 200_000].map(duration)).toEqual(['60 s', '1 h 0 min', '2 h 0 min', '2 days']);
 });
 
 test('a server that is away is told, and the page goes on by itself when it is back', async () => {

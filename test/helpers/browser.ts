@@ -22,6 +22,7 @@ export function openBrowser(): Promise<Browser> {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      '--host-resolver-rules=MAP photos.test 127.0.0.1',
     ],
   });
 }

@@ -17,9 +17,13 @@ const offlineRetryMs = 3_000;
 
 /**
  * Asks whenever `question` changes, and drops the request before; null asks nothing. `ask` must depend on nothing but the
- * question.
+ * question. An answer that is not `isFinal` is not remembered: `retry` asks on.
  */
-export function useAsk<T>(question: string | null, ask: (signal: AbortSignal) => Promise<T>): Asked<T> {
+export function useAsk<T>(
+  question: string | null,
+  ask: (signal: AbortSignal) => Promise<T>,
+  isFinal: (value: T) => boolean = () => true,
+): Asked<T> {
   const [round, setRound] = useState(0);
   const [state, setState] = useState<{ question?: string; value?: T; problem?: ProblemError }>({});
   const last = useRef<T | undefined>(undefined);
@@ -31,7 +35,7 @@ export function useAsk<T>(question: string | null, ask: (signal: AbortSignal) =>
     ask(gone.signal).then(
       (value) => {
         if (gone.signal.aborted) return;
-        remember(question, value);
+        if (isFinal(value)) remember(question, value);
         setState({ question, value });
       },
       (error: unknown) => {

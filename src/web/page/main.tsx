@@ -20,10 +20,12 @@ const problem = await takeToken();
 followHistory();
 const place = document.getElementById('page');
 if (place) render(<App problem={problem} />, place);
+// Opened in a tab that has the page already, such an address is but another hash.
+addEventListener('hashchange', () => tokenIn(location.hash) && location.reload());
 
 /** `#token=…` becomes a cookie, and is gone from the address bar and the history before anything else is asked for. */
 async function takeToken(): Promise<ProblemError | undefined> {
-  const [, token] = /^#token=(.+)$/.exec(location.hash) ?? [];
+  const token = tokenIn(location.hash);
   if (!token) return undefined;
   history.replaceState(null, '', location.pathname);
   try {
@@ -33,4 +35,8 @@ async function takeToken(): Promise<ProblemError | undefined> {
     session.set('wanted');
     return problemFrom(error);
   }
+}
+
+function tokenIn(hash: string): string | undefined {
+  return /^#token=(.+)$/.exec(hash)?.[1];
 }

@@ -36,21 +36,29 @@ export function openMarks(output: string): void {
   marks.set(new Map(stored ? (JSON.parse(stored) as [string, Marked][]) : []));
 }
 
-/** null takes the mark away. */
-export function setMarks(group: Group, changes: ReadonlyMap<string, Mark | null>): void {
+/** Of one picture; null takes the mark away. */
+export function setMark(group: Group, key: string, mark: Mark | null): void {
   const changed = new Map(marks.get());
-  const keeper = group.images.find(({ key }) => key === group.keeper)?.id ?? '';
-  for (const { key, id, uri, run, sha256, bytes, width, height, score } of group.images) {
-    const mark = changes.get(key);
-    if (mark) changed.set(key, { mark, id, uri, run, sha256, bytes, width, height, key, keeper, score });
-    else if (mark === null) changed.delete(key);
-  }
+  if (mark === null) changed.delete(key);
+  else
+    for (const image of group.images) if (image.key === key) changed.set(key, markedIn(group, image, mark));
   save(changed);
 }
 
-/** The keeper kept, the rest removed. */
-export const marksAsSuggested = ({ keeper, images }: Group): Map<string, Mark> =>
-  new Map(images.map(({ key }) => [key, key === keeper ? 'keep' : 'remove']));
+/** The keepers kept, the rest removed. */
+export function markAsSuggested(groups: readonly Group[]): void {
+  const changed = new Map(marks.get());
+  for (const group of groups)
+    for (const image of group.images)
+      changed.set(image.key, markedIn(group, image, image.key === group.keeper ? 'keep' : 'remove'));
+  save(changed);
+}
+
+function markedIn(group: Group, image: Group['images'][number], mark: Mark): Marked {
+  const { id, uri, run, sha256, bytes, width, height, key, score } = image;
+  const keeper = group.images.find((one) => one.key === group.keeper)?.id ?? '';
+  return { mark, id, uri, run, sha256, bytes, width, height, key, keeper, score };
+}
 
 export const clearMarks = (): void => save(new Map());
 

@@ -61,13 +61,16 @@ function arrive(): void {
   const before = route.get();
   // A new entry has no state yet; Back and Forward bring the one it had.
   const known: unknown = history.state?.entry;
-  entry = typeof known === 'string' ? known : crypto.randomUUID();
+  entry = typeof known === 'string' ? known : newName();
   history.replaceState({ entry }, '');
   route.set(readRoute(location.hash));
   const isSamePage = samePage(before, route.get());
   // After the views have been drawn: preact does so in a microtask.
   if (!isSamePage) requestAnimationFrame(() => scrollTo(0, scrolled.get(entry) ?? 0));
 }
+
+/** Like no other that an address or the history may hold. (`crypto.randomUUID` wants https, or this machine.) */
+export const newName = (): string => crypto.getRandomValues(new Uint32Array(2)).join('-');
 
 /** A dialog that opens over a page leaves the page where it is. */
 function samePage(a: Route, b: Route): boolean {

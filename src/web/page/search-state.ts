@@ -1,6 +1,6 @@
 /** What the search view is asked for, read from the URL; and pictures that were dropped, which no URL can hold. */
 import type { FilterQuery, Image, SearchResult } from '../api.ts';
-import { go, hrefOf, route, withParams } from './route.ts';
+import { go, hrefOf, newName, route, withParams } from './route.ts';
 
 export interface SearchState {
   /** Keys of images that are searched by. */
@@ -108,7 +108,7 @@ const dropped = new Map<string, File[]>();
 
 export function searchByPictures(files: readonly File[]): void {
   if (files.length === 0) return;
-  const id = String(dropped.size + 1);
+  const id = newName();
   dropped.set(id, [...files]);
   changeSearch({ dropped: id, by: null, why: null, k: null });
 }

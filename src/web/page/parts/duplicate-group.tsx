@@ -1,7 +1,7 @@
 /** Pictures that are nearly the same, the suggested keeper first. */
 import type { HitReply } from '../../api.ts';
-import { bytes, counted, nameOf, score } from '../format.ts';
-import { type Group, type Mark, type Marked, marksAsSuggested, setMarks } from '../marks.ts';
+import { bytes, count, counted, nameOf, score } from '../format.ts';
+import { type Group, type Mark, type Marked, markAsSuggested } from '../marks.ts';
 import { hrefBy } from '../search-state.ts';
 import { ratioOf } from './grid.tsx';
 import { Icon } from './icon.tsx';
@@ -20,22 +20,27 @@ export function DuplicateGroup({
   onToggle: (key: string, mark: Mark) => void;
   onWhy: (key: string) => void;
 }) {
+  const { keeper, size, images } = group;
   return (
     <li class="group">
       <div class="group-head">
         <h2>
-          Group {number} <span class="muted">{counted(group.images.length, 'picture')}</span>
+          Group {number}{' '}
+          <span class="muted">
+            {counted(size, 'picture')}
+            {images.length < size && `, of which ${count(images.length)} are shown`}
+          </span>
         </h2>
-        <button type="button" class="button" onClick={() => setMarks(group, marksAsSuggested(group))}>
+        <button type="button" class="button" onClick={() => markAsSuggested([group])}>
           Mark as suggested<span class="unseen"> in group {number}</span>
         </button>
       </div>
       <ul class="grid">
-        {group.images.map((image) => (
+        {images.map((image) => (
           <Duplicate
             key={image.key}
             image={image}
-            isKeeper={image.key === group.keeper}
+            isKeeper={image.key === keeper}
             mark={marked.get(image.key)?.mark}
             onToggle={(mark) => onToggle(image.key, mark)}
             onWhy={() => onWhy(image.key)}

@@ -5,15 +5,7 @@ import type { DuplicateGroups, IndexFacts } from '../../api.ts';
 import { useAsk } from '../ask.ts';
 import { askDuplicates } from '../client.ts';
 import { count, counted, score } from '../format.ts';
-import {
-  clearMarks,
-  exportMarks,
-  type Mark,
-  marks,
-  marksAsSuggested,
-  openMarks,
-  setMarks,
-} from '../marks.ts';
+import { clearMarks, exportMarks, type Mark, markAsSuggested, marks, openMarks, setMark } from '../marks.ts';
 import { onCardKey } from '../parts/card-keys.ts';
 import { DuplicateGroup } from '../parts/duplicate-group.tsx';
 import { GridSkeleton } from '../parts/grid.tsx';
@@ -25,6 +17,8 @@ import { useStore } from '../store.ts';
 
 const lowestThreshold = 0.8;
 const firstGroups = 50;
+/** As many as the API gives. */
+const mostGroups = 1_000;
 
 export function DuplicatesView({ index }: { index: IndexFacts }) {
   const { params } = useStore(route);
@@ -61,9 +55,14 @@ export function DuplicatesView({ index }: { index: IndexFacts }) {
           </p>
         </Empty>
       )}
-      {groups.length >= limit && (
+      {groups.length >= limit && limit < mostGroups && (
         <div class="more">
-          <button type="button" class="button" disabled={isLoading} onClick={() => setLimit(limit * 3)}>
+          <button
+            type="button"
+            class="button"
+            disabled={isLoading}
+            onClick={() => setLimit(Math.min(mostGroups, limit * 3))}
+          >
             Show more groups
           </button>
         </div>
@@ -113,11 +112,7 @@ function Toolbar({
         />
       </div>
       <p class="toolbar-facts" role="status">
-        {value &&
-          `${counted(groups.length, 'group')} of ${counted(
-            groups.reduce((sum, { images }) => sum + images.length, 0),
-            'picture',
-          )}; ${count(value.images)} compared`}
+        {value && foundText(value)}
         <br />
         {marked.length > 0
           ? `${count(marked.length - removed)} marked to keep, ${count(removed)} to remove`
@@ -128,9 +123,7 @@ function Toolbar({
           type="button"
           class="button"
           disabled={groups.length === 0}
-          onClick={() => {
-            for (const group of groups) setMarks(group, marksAsSuggested(group));
-          }}
+          onClick={() => markAsSuggested(groups)}
         >
           Mark all as suggested
         </button>
@@ -158,6 +151,13 @@ function Toolbar({
   );
 }
 
+/** Of all groups there are: of many, the largest are shown. */
+function foundText({ images, found, surplus, groups }: DuplicateGroups): string {
+  const all = `${counted(found, 'group')} of ${counted(found + surplus.images, 'picture')}`;
+  const shown = groups.length < found ? `, the ${count(groups.length)} largest shown` : '';
+  return `${all}${shown}; ${count(images)} compared`;
+}
+
 /** Arrow keys move through the pictures of all groups; k and r mark the one that has the focus. */
 function Groups({
   groups,
@@ -173,7 +173,7 @@ function Groups({
 
   function toggle(key: string, mark: Mark): void {
     const group = groups.find(({ images }) => images.some((image) => image.key === key));
-    if (group) setMarks(group, new Map([[key, marked.get(key)?.mark === mark ? null : mark]]));
+    if (group) setMark(group, key, marked.get(key)?.mark === mark ? null : mark);
   }
 
   function onKeyDown(event: KeyboardEvent): void {

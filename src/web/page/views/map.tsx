@@ -22,14 +22,17 @@ const askAgainMs = 700;
 export function MapView() {
   const { params } = useStore(route);
   const images = Number(params.get('images') ?? usualSample);
-  const [turn, setTurn] = useState(0);
-  const { value, problem, retry } = useAsk(`map ${images} ${turn}`, (signal) => askMap(images, signal));
+  const { value, problem, isLoading, retry } = useAsk(
+    `map ${images}`,
+    (signal) => askMap(images, signal),
+    ({ state }) => state === 'done',
+  );
   const isComputing = value?.state === 'computing';
   useEffect(() => {
-    if (!isComputing || problem) return;
-    const timer = setTimeout(() => setTurn(turn + 1), askAgainMs);
+    if (!isComputing || isLoading || problem) return;
+    const timer = setTimeout(retry, askAgainMs);
     return () => clearTimeout(timer);
-  }, [isComputing, turn, problem]);
+  }, [value, isLoading, problem]);
   return (
     <>
       <div class="view-head">
