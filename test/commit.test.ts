@@ -100,6 +100,23 @@ test('a commit whose reply was lost is known to be ours', async () => {
   expect(await commitPart(deaf, 'r', 0, partOf(run, 0))).toBe('ours');
 });
 
+test('a claim whose reply was lost is known to be ours, and nobody else can have it', async () => {
+  const store = openStore(tempFolder(), s3Defaults);
+  await store.probe();
+  const deaf = wrapStore(store, {
+    create: async (key, body) => {
+      await store.create(key, body);
+      return false;
+    },
+  });
+  await claimRun(deaf, makeRequest('r'));
+  await expect(
+    claimRun(deaf, makeRequest('r', { createdAt: '2026-01-01T00:00:00.001Z' })),
+  ).rejects.toMatchObject({
+    code: 'run-exists',
+  });
+});
+
 test('a run is not finished before every shard has its part', async () => {
   const { store, run } = await plannedRun();
   await commitPart(store, 'r', 0, partOf(run, 0));

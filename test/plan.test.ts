@@ -201,7 +201,8 @@ test('a source that would make more shards than a run can have is refused, with 
 test('a run id can be claimed once', async () => {
   const store = newStore();
   await claimRun(store, makeRequest('r'));
-  await expect(claimRun(store, makeRequest('r'))).rejects.toMatchObject({
+  const later = makeRequest('r', { createdAt: '2026-01-01T00:00:00.001Z' });
+  await expect(claimRun(store, later)).rejects.toMatchObject({
     code: 'run-exists',
     message: expect.stringContaining('lensmill resume r'),
   });

@@ -1,10 +1,10 @@
 /** What every store promises (src/stores/store.ts), held by each of them, and what each one does in its own way. */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import pMap from 'p-map';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -23,6 +23,16 @@ const sha256 = (body: Uint8Array) => createHash('sha256').update(body).digest('h
 
 async function keysOf(objects: AsyncIterable<ListedObject>): Promise<string[]> {
   return (await Array.fromAsync(objects)).map(({ key }) => key);
+}
+
+/** As another program would. */
+async function putForeign(root: string, key: string): Promise<void> {
+  const { protocol, host, pathname } = new URL(`${root}/${key}`);
+  if (protocol === 's3:') await putForeignObject(host, pathname.slice(1), text('x'));
+  else {
+    mkdirSync(dirname(decodeURI(pathname)), { recursive: true });
+    writeFileSync(decodeURI(pathname), 'x');
+  }
 }
 
 const keep = closeAfterEach<Store>();
@@ -120,6 +130,14 @@ describe.each([
     expect(await keysOf(store.list('order/', 'order/a/'))).toEqual(keys.filter((key) => key > 'order/a/'));
     expect(await keysOf(store.list('order/a/b'))).toEqual(['order/a/b-3', 'order/a/b/2']);
     expect((await Array.fromAsync(store.list('order/a.j')))[0]).toEqual({ key: 'order/a.json', size: 12 });
+  });
+
+  test('a listing has nothing that others put there under a name that begins with a dot', async () => {
+    await openProbed();
+    await store.create('dots/run/part', text('x'));
+    for (const key of ['dots/.DS_Store', 'dots/run/.nfs0001', 'dots/.folder/part'])
+      await putForeign(store.uri, key);
+    expect(await keysOf(store.list('dots/'))).toEqual(['dots/run/part']);
   });
 
   test('a listing of more than one page loses and repeats nothing', async () => {

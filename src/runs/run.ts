@@ -122,7 +122,11 @@ export function needsOf({ lensmill, model, topK, ...run }: RunRequest): RunNeeds
 
 /** Claims the run id. Throws ConfigError 'run-exists'. */
 export async function claimRun(store: Store, request: RunRequest): Promise<void> {
-  if (await store.create(requestKey(request.run), encodeJson(request))) return;
+  const [key, body] = [requestKey(request.run), encodeJson(request)];
+  if (await store.create(key, body)) return;
+  // The reply to this very call may have been lost: no other one has our time.
+  const standing = await store.read(key);
+  if (standing && Buffer.compare(standing, body) === 0) return;
   throw new ConfigError(
     'run-exists',
     `run ${request.run} exists in ${store.uri}: continue it with \`lensmill resume ${request.run} --output ${store.uri}\`, or give another --run`,

@@ -48,7 +48,7 @@ export class FileStore implements Store {
 
   async probe(): Promise<void> {
     const temporary = this.#temporaryPath();
-    // In the root itself, which must be writable too; hidden from `list` like every name there that begins with a dot.
+    // In the root itself, which must be writable too; hidden from `list` like every name that begins with a dot.
     const probe = join(this.#root, `.probe-${randomUUID()}`);
     try {
       await mkdir(dirname(temporary), { recursive: true });
@@ -136,8 +136,9 @@ export class FileStore implements Store {
     const path = join(this.#root, folder);
     const names = await unlessAbsent(path, () => readFolder(path));
     const keys = (names ?? [])
+      .filter((name) => !name.startsWith('.'))
       .map((name) => folder + name)
-      .filter((key) => key.startsWith(prefix) && !key.startsWith('.'))
+      .filter((key) => key.startsWith(prefix))
       .filter((key) => key > after || (key.endsWith('/') && after.startsWith(key)));
     const sizes = await pMap(
       keys,

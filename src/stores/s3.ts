@@ -80,7 +80,7 @@ export class S3Store implements Store {
 
   async *list(prefix: string, after?: string): AsyncGenerator<ListedObject> {
     for await (const page of this.#bucket.list({ prefix, after })) {
-      for (const { key, size } of page) if (!key.startsWith('.')) yield { key, size };
+      for (const { key, size } of page) if (!/(^|\/)\./.test(key)) yield { key, size };
     }
   }
 

@@ -46,7 +46,10 @@ export interface Store {
   /** The object's size and SHA-256 (hex), or `undefined`. S3 answers from metadata that `create` wrote. */
   head(key: string): Promise<ObjectFacts | undefined>;
 
-  /** Every object whose key starts with `prefix` and not with a dot, ordered by key (bytewise), page by page; `after` is exclusive. */
+  /**
+   * Every object whose key starts with `prefix`, ordered by key (bytewise), page by page; `after` is exclusive. What others put
+   * there under a name that begins with a dot (`.DS_Store`) is none.
+   */
   list(prefix: string, after?: string): AsyncIterable<ListedObject>;
 
   /** Safe to call twice. */
