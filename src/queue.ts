@@ -14,7 +14,14 @@ import { z } from 'zod';
 import { openRedis } from './redis/connection.ts';
 import type { RunNeeds } from './runs/run.ts';
 import { atStep } from './steps.ts';
-import { forgetPace, markDone, type RunCounts, readCounts, type ShardCounts } from './telemetry/counters.ts';
+import {
+  forgetDone,
+  forgetPace,
+  markDone,
+  type RunCounts,
+  readCounts,
+  type ShardCounts,
+} from './telemetry/counters.ts';
 import { workerRate } from './telemetry/throughput.ts';
 import { queueTelemetry } from './telemetry/traces.ts';
 
@@ -85,6 +92,8 @@ export interface ShardQueue {
   enqueueFinalize(run: string): Promise<void>;
   /** Counts a shard, once however often it is reported; returns the number of the run's shards that are done. */
   markDone(run: string, shard: number, counts: ShardCounts): Promise<number>;
+  /** No shard of the run counts as done any more; what workers measured stays. */
+  forgetDone(run: string): Promise<void>;
   progress(run: string): Promise<RunProgress>;
   recordFailure(run: string, shard: string, message: string): Promise<void>;
   /** The runs that the register names. */
@@ -202,6 +211,8 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     },
 
     markDone: (run, shard, counts) => markDone(redis, countersOf(run), shard, counts),
+
+    forgetDone: (run) => forgetDone(redis, countersOf(run)),
 
     async progress(run) {
       const [counts, failures] = await Promise.all([

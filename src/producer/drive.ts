@@ -98,17 +98,26 @@ export async function enqueueMissing(
   run: Run,
   options: { highWater: number; attempts: number; signal?: AbortSignal },
 ): Promise<void> {
-  const parts = await listParts(store, run.run);
+  const { shards: counted } = await queue.progress(run.run);
+  let parts = await listParts(store, run.run);
+  if (parts.size < counted) {
+    // Parts that were counted were deleted: the run would be finished before they are there again.
+    await queue.forgetDone(run.run);
+    parts = await listParts(store, run.run);
+  }
+  let done = 0;
   if (parts.size > 0) {
     await pMap(
       shardSizes(store, run),
       async (items, shard) => {
-        if (parts.has(shard)) await queue.markDone(run.run, shard, { items, failed: 0 });
+        if (!parts.has(shard)) return;
+        done = Math.max(done, await queue.markDone(run.run, shard, { items, failed: 0 }));
       },
       { concurrency: 100 },
     );
   }
-  if (parts.size >= run.shards) return queue.enqueueFinalize(run.run);
+  // More may be done than stood in the listing; whoever counts the last shard has the run finished.
+  if (Math.max(done, parts.size) >= run.shards) return queue.enqueueFinalize(run.run);
   await queue.enqueue(run.run, missingShards(), options);
 
   function* missingShards(): Iterable<number> {
@@ -126,21 +135,24 @@ async function watchRun(
 ): Promise<{ success: Success; measures: Measures } | 'interrupted' | 'cancelled'> {
   const { settings, log } = caller;
   const progress = caller.reportProgress('images');
-  const over = new AbortController();
-  let isEnqueueing = false;
+  /** While shards are being enqueued: ends that. */
+  let enqueueing: AbortController | undefined;
   let failure: unknown;
   /** Resolves when the run is open; its shards follow. */
   const enqueue = async (): Promise<void> => {
-    isEnqueueing = true;
+    enqueueing?.abort();
+    const own = new AbortController();
+    enqueueing = own;
     // Awaited: the next look would else find what an earlier pause or failure left.
     await answerOf(queue.openRun(run.run, needsOf(run), run), log, signal);
-    enqueueMissing(queue, store, run, { ...settings, signal: AbortSignal.any([signal, over.signal]) })
+    enqueueMissing(queue, store, run, { ...settings, signal: AbortSignal.any([signal, own.signal]) })
       .catch((error) => {
+        if (own.signal.aborted) return;
         if (isAway(error)) log.warn({ error: error.message }, 'the store does not answer; it is asked again');
         else failure ??= error;
       })
       .finally(() => {
-        isEnqueueing = false;
+        if (enqueueing === own) enqueueing = undefined;
       });
   };
 
@@ -168,13 +180,19 @@ async function watchRun(
           return { success, measures: measuresSince(before, measures) };
         }
       }
-      if (state === 'cancelled') return 'cancelled';
+      if (state === 'cancelled') {
+        // Into the room that this made, more shards were put.
+        enqueueing?.abort();
+        await queue.dropJobs(run.run);
+        return 'cancelled';
+      }
       if (state === 'paused' && !isPauseTold)
         log.warn({ run: run.run }, 'the run is paused; `lensmill resume` lets it go on');
       isPauseTold = state === 'paused';
       // A shard that changes hands is in no list for a moment.
-      emptyPolls = isEmpty && !isEnqueueing ? emptyPolls + 1 : 0;
-      if (emptyPolls >= pollsPerLook || (state === undefined && !isEnqueueing)) {
+      emptyPolls = isEmpty && !enqueueing ? emptyPolls + 1 : 0;
+      // A run that workers do not know makes no room for more of its shards.
+      if (emptyPolls >= pollsPerLook || state === undefined) {
         log.warn({ run: run.run }, 'Redis has lost shards of this run; they are enqueued again');
         emptyPolls = 0;
         await enqueue();
@@ -184,7 +202,7 @@ async function watchRun(
   } catch (error) {
     if (!signal.aborted) throw error;
   } finally {
-    over.abort();
+    enqueueing?.abort();
     progress.close();
   }
   return 'interrupted';

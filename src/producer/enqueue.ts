@@ -1,7 +1,7 @@
 /** A planned run into the queue: workers anywhere do the rest, and the one that commits the last shard finishes it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { openQueue, type ShardQueue } from '../queue.ts';
-import { needsOf, type Run } from '../runs/run.ts';
+import { openQueue, type RunState } from '../queue.ts';
+import { findSuccess, needsOf, type Run } from '../runs/run.ts';
 import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
 import type { Caller } from './caller.ts';
@@ -12,23 +12,33 @@ const lookMs = 5_000;
 
 /**
  * Enqueues what the store does not hold of a run; gives the name of its queue. Waits for a Redis that is away, and says so.
- * Throws ConfigError 'missing-setting', and the reason of `interrupted`.
+ * Throws ConfigError 'missing-setting', the reason of `interrupted`, and an Error where the run was cancelled meanwhile, or
+ * Redis has lost it.
  */
 export async function enqueueRun(caller: Caller, store: Store, run: Run): Promise<string> {
-  const { settings, interrupted } = caller;
+  const { settings, log, interrupted } = caller;
   required(settings, 'redis');
   const redis = await openRedis(caller);
   const name = queueOf(settings, store);
   const queue = openQueue({ redisUrl: redis.url, name });
   const over = new AbortController();
   const signal = AbortSignal.any([interrupted, over.signal]);
-  const enqueue = async (): Promise<void> => {
-    await queue.openRun(run.run, needsOf(run), run);
-    await enqueueMissing(queue, store, run, { ...settings, signal });
-  };
+  const stateOf = async () => (await answerOf(queue.runs(), log, signal)).get(run.run)?.state;
   try {
-    await Promise.race([enqueue(), tellSilence(queue, caller.log, signal)]);
-    return name;
+    await answerOf(queue.openRun(run.run, needsOf(run), run), log, signal);
+    await Promise.race([
+      enqueueMissing(queue, store, run, { ...settings, signal }),
+      untilTakenOff(stateOf, signal),
+    ]);
+    const state = await stateOf();
+    if (!isTakenOff(state)) return name;
+    // No worker takes any of it, and none makes room for more.
+    over.abort();
+    await queue.dropJobs(run.run);
+    if (await findSuccess(store, run.run)) return name;
+    throw new Error(
+      `${state ? `run ${run.run} was cancelled` : `Redis has lost run ${run.run}`} while it was enqueued; go on with: lensmill resume ${run.run} --enqueue --output ${store.uri}`,
+    );
   } finally {
     over.abort();
     await queue.close();
@@ -36,10 +46,17 @@ export async function enqueueRun(caller: Caller, store: Store, run: Run): Promis
   }
 }
 
-/** A run that is larger than the high-water mark is enqueued for hours, and its commands to Redis wait without a word. */
-async function tellSilence(queue: ShardQueue, log: Caller['log'], signal: AbortSignal): Promise<never> {
-  for (;;) {
-    await answerOf(queue.runs(), log, signal);
-    await sleep(lookMs, undefined, { signal });
-  }
+/**
+ * A run that is larger than the high-water mark is enqueued for hours. Its commands to Redis wait without a word, and
+ * meanwhile it may be cancelled, lost by Redis, or finished by others.
+ */
+async function untilTakenOff(
+  stateOf: () => Promise<RunState | undefined>,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!isTakenOff(await stateOf())) await sleep(lookMs, undefined, { signal });
+}
+
+function isTakenOff(state: RunState | undefined): boolean {
+  return state === undefined || state === 'cancelled';
 }

@@ -92,6 +92,12 @@ export async function readCounts(
   };
 }
 
+/** Before those that are done are counted anew. */
+export async function forgetDone(redis: RedisClient, { done, counts }: CounterKeys): Promise<void> {
+  await redis.del(done);
+  await redis.hdel(counts, 'shards', 'items', 'failed');
+}
+
 /** Of what was done before, no pace follows: the run may have been paused for a day. */
 export async function forgetPace(redis: RedisClient, { counts }: Pick<CounterKeys, 'counts'>): Promise<void> {
   await redis.hdel(counts, 'paceSince', 'paceAt', 'paceImages');
