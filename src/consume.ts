@@ -158,9 +158,14 @@ export function consumeShards(
     for (const run of [...open.slice(next), ...open.slice(0, next)]) {
       if (stopped.signal.aborted) return undefined;
       const token = randomUUID();
-      const askedAt = performance.now();
+      let askedAt = performance.now();
       const job = await seen(memberOf(run).getNextJob(token, { block: false }));
       if (!job) continue;
+      if (performance.now() - askedAt > renewMs) {
+        // Redis was away meanwhile: the lock is younger than a lease from back then, which may be over already.
+        askedAt = performance.now();
+        if (!(await seen(job.extendLock(token, lockMs)))) continue;
+      }
       lastRun = run;
       return { job, token, lease: openLease(lockMs, askedAt) };
     }
@@ -207,17 +212,27 @@ export function consumeShards(
       );
     }, renewMs);
     try {
-      await handle(job, lease);
-      // Not checked for the lease: what is done is done, and Redis refuses who has lost the lock.
-      await job.moveToCompleted(undefined, token, false);
-      restsInARow = 0;
-      if (job.name === 'finalize') await queue.closeRun(finalizeJob.parse(job.data).run);
+      const failed = await handle(job, lease).then(
+        () => undefined,
+        (error: unknown) => ({ error }),
+      );
+      if (failed) await giveUp(job, token, lease.signal.aborted ? lease.signal.reason : failed.error);
+      else await complete(job, token);
     } catch (error) {
-      await giveUp(job, token, lease.signal.aborted ? lease.signal.reason : error).catch(report);
+      // What became of the job does not depend on it: Redis did not hear, and the lock expires, or the job is gone.
+      report(lease.signal.aborted ? lease.signal.reason : error);
     } finally {
       clearInterval(renewal);
       lease.close();
     }
+  }
+
+  /** Not checked for the lease: what is done is done, and Redis refuses who has lost the lock. */
+  async function complete(job: Job, token: string): Promise<void> {
+    restsInARow = 0;
+    // The job goes with its run, not before: else nobody would close it where we died in between.
+    if (job.name === 'finalize') await queue.closeRun(finalizeJob.parse(job.data).run);
+    else await job.moveToCompleted(undefined, token, false);
   }
 
   async function handle(job: Job, lease: Lease): Promise<void> {

@@ -276,6 +276,17 @@ test("whose lock is another worker's drops the shard, and says nothing of it to 
   expect((await queue.progress('r')).failures).toEqual({});
 });
 
+test('a shard that is done as its run is cancelled has not failed', async () => {
+  const { queue, consume } = newQueue();
+  const left: ShardLeft[] = [];
+  const consumer = consume({ onLeft: (how) => left.push(how), onShard: () => queue.dropJobs('r') });
+  await enqueue(queue, 'r', 1, { highWater: 10, attempts: 1 });
+  await until(() => consumer.vitals().shardsInFlight === 1);
+  await consumer.close(600_000);
+  expect(left).toEqual([]);
+  expect((await queue.progress('r')).failures).toEqual({});
+});
+
 test('the finalize job reaches a worker, and closes the run', async () => {
   const { queue, consume } = newQueue();
   const finalized = Promise.withResolvers<string>();
@@ -284,6 +295,22 @@ test('the finalize job reaches a worker, and closes the run', async () => {
   await queue.enqueueFinalize('r');
   expect(await finalized.promise).toBe('r');
   await until(async () => !(await queue.runs()).has('r'));
+});
+
+test('until a run is closed its finalize job is there, so that another worker closes it where ours dies', async () => {
+  const { queue, consume } = newQueue();
+  const { closeRun } = queue;
+  let active = 0;
+  queue.closeRun = async (run) => {
+    ({ active } = await queue.counts(run));
+    await closeRun(run);
+  };
+  consume({});
+  await queue.openRun('r', needs);
+  await queue.enqueueFinalize('r');
+  await until(async () => !(await queue.runs()).has('r'));
+  expect(active).toBe(1);
+  await until(async () => (await queue.counts('r')).active === 0);
 });
 
 function* range(count: number): Iterable<number> {
@@ -295,12 +322,18 @@ test('a connection to Redis that has gone silent is replaced, and shards are tak
   closing.push(async () => proxy.close());
   const { queue, consume } = newQueue();
   const taken: number[] = [];
-  const onShard = async ({ shard }: TakenShard): Promise<void> => void taken.push(shard);
-  consume({ onShard }, 1, `redis://${proxy.address}`);
+  const left: ShardLeft[] = [];
+  const onShard = async ({ shard, lease }: TakenShard): Promise<void> => {
+    // The request for it may be as old as the silence.
+    lease.check();
+    taken.push(shard);
+  };
+  consume({ onShard, onLeft: (how) => left.push(how) }, 1, `redis://${proxy.address}`);
   await enqueue(queue, 'r', 1);
   await until(async () => taken.length === 1 && (await queue.counts('r')).active === 0);
   proxy.silence();
   await queue.enqueue('r', [1], limits);
   await until(() => taken.length === 2);
   expect(taken).toEqual([0, 1]);
+  expect(left).toEqual([]);
 });
