@@ -60,6 +60,11 @@ test('sizes and times are written with their units', () => {
   expect([values.maxBytes, values.readTimeoutMs, values.graceMs]).toEqual([1_500_000, 120_000, 500]);
 });
 
+test('a list from the environment has commas between its members, and a glob may have its own', () => {
+  const env = { LENSMILL_EXCLUDE: '*.{tmp,bak}, thumbs/**,*.{a,b}' };
+  expect(resolveSettings({}, env, {}).values.exclude).toEqual(['*.{tmp,bak}', 'thumbs/**', '*.{a,b}']);
+});
+
 test.each([
   [{ topK: '0' }, '--top-k'],
   [{ precision: 'fp8' }, '--precision'],
@@ -67,6 +72,22 @@ test.each([
   [{ maxBytes: 'many' }, '--max-bytes'],
   [{ readTimeoutMs: '10' }, '--read-timeout'],
   [{ s3Endpoint: 'localhost' }, '--s3-endpoint'],
+  // A host with its port reads as a URL whose scheme is the host.
+  [{ s3Endpoint: 'localhost:9000' }, '--s3-endpoint'],
+  // JavaScript takes what is blank, and YAML's null, for 0: any precision would be certified.
+  [{ minCosine: '' }, '--min-cosine'],
+  [{ metricsPort: null }, '--metrics-port'],
+  [{ batch: ' ' }, '--batch'],
+  [{ batch: true }, '--batch'],
+  // A run that was claimed with these could not be read again.
+  [{ maxBytes: '0' }, '--max-bytes'],
+  [{ maxBytes: '.' }, '--max-bytes'],
+  [{ maxBytes: '1e9GB' }, '--max-bytes'],
+  [{ maxBytes: '9999999999GB' }, '--max-bytes'],
+  [{ readTimeoutMs: '1.2.3s' }, '--read-timeout'],
+  // A timer of Node that is set to more ends at once.
+  [{ readTimeoutMs: '50000m' }, '--read-timeout'],
+  [{ graceMs: 1e12 }, '--grace'],
 ])('a wrong value names its flag: %o', (flags, name) => {
   expect(() => resolveSettings(flags, {}, {})).toThrow(name);
 });

@@ -3,13 +3,33 @@ import { z } from 'zod';
 import { messageOf } from '../errors.ts';
 import { parseRedisAddress } from '../redis/address.ts';
 
-export const text = z.string().min(1);
-export const count = z.coerce.number().int().min(1);
-export const countOrZero = z.coerce.number().int().min(0);
-export const shareOfOne = z.coerce.number().min(0).max(1);
+export const text = z.string().min(1, 'expected a value');
+
+export function number(least: number, most = Number.POSITIVE_INFINITY): z.ZodType<number> {
+  return between(z.number, `a number from ${least}`, least, most);
+}
+
+export function whole(least: number, most = Number.MAX_SAFE_INTEGER): z.ZodType<number> {
+  return between(z.int, `a whole number from ${least}`, least, most);
+}
+
+/** As typed, or as YAML has it. JavaScript alone would take a blank text, and YAML's null, for 0. */
+function between(
+  kind: (error: string) => z.ZodNumber,
+  name: string,
+  least: number,
+  most: number,
+): z.ZodType<number> {
+  const error = `expected ${name}${most < Number.MAX_SAFE_INTEGER ? ` to ${most}` : ''}`;
+  return z
+    .union([z.number(), z.string().trim().min(1).transform(Number)], error)
+    .pipe(kind(error).min(least, error).max(most, error));
+}
+
 export const flagValue = z.union([z.boolean(), z.stringbool()]);
+/** A comma within braces is a glob's own: `*.{jpg,png}`. */
 export const list = z.union(
-  [z.array(text), text.transform((one) => one.split(',').map((part) => part.trim()))],
+  [z.array(text), text.transform((one) => one.split(/,(?![^{]*\})/).map((part) => part.trim()))],
   {
     error: 'expected one or several, with commas between them',
   },
@@ -17,9 +37,9 @@ export const list = z.union(
 
 const byteUnits = { '': 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9 } as const;
 export const byteSize = z.union([z.number(), text]).transform((value, context) => {
-  const match = /^([0-9.]+)\s*(|B|KB|MB|GB)$/i.exec(String(value));
-  if (match)
-    return Math.round(Number(match[1]) * byteUnits[match[2]?.toUpperCase() as keyof typeof byteUnits]);
+  const [, amount, unit = ''] = /^([0-9.]+)\s*(|B|KB|MB|GB)$/i.exec(String(value)) ?? [];
+  const bytes = Math.round(Number(amount) * byteUnits[unit.toUpperCase() as keyof typeof byteUnits]);
+  if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
   context.addIssue({ code: 'custom', message: 'expected a size such as 500KB or 64MB' });
   return z.NEVER;
 });
@@ -28,11 +48,17 @@ export const byteSize = z.union([z.number(), text]).transform((value, context) =
 export const leastMemoryBytes = 256e6;
 
 const secondUnits = { ms: 1, s: 1e3, m: 60e3 } as const;
+/** A timer of Node that is set to more than 24 ends at once, and some are set to a little more than they are told. */
+const longestDays = 20;
 export const durationMs = z.union([z.number().min(0), text]).transform((value, context) => {
-  if (typeof value === 'number') return value;
-  const match = /^([0-9.]+)\s*(ms|s|m)$/.exec(value);
-  if (match) return Number(match[1]) * secondUnits[match[2] as keyof typeof secondUnits];
-  context.addIssue({ code: 'custom', message: 'expected a duration such as 500ms, 30s or 2m' });
+  const [, amount, unit = ''] = /^([0-9.]+)\s*(ms|s|m)$/.exec(String(value)) ?? [];
+  const ms =
+    typeof value === 'number' ? value : Number(amount) * secondUnits[unit as keyof typeof secondUnits];
+  if (ms <= longestDays * 86_400_000) return ms;
+  context.addIssue({
+    code: 'custom',
+    message: `expected a duration such as 500ms, 30s or 2m, of ${longestDays} days at most`,
+  });
   return z.NEVER;
 });
 
