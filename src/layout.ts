@@ -21,6 +21,11 @@ export function isRetryId(id: string): boolean {
   return /\.retry-[0-9]+$/.test(id);
 }
 
+/** Whether a run, or the retry of one, can have this id. Keys are made of it, and of a retry's it may be longer. */
+export function isAnyRunId(id: string): boolean {
+  return isRunId(id.replace(/\.retry-[0-9]+$/, ''));
+}
+
 /** Prefix of all runs. */
 export const runsPrefix = 'runs/';
 

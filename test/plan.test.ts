@@ -1,4 +1,6 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openPlan, shardSizes, shardsPerPage } from '../src/page.ts';
 import { planRun } from '../src/plan.ts';
@@ -165,6 +167,17 @@ test('a run is found among others by the start of its id, whatever sorts beside 
   expect((await listRuns(store)).toSorted()).toEqual(ids.toSorted());
   expect(await listRuns(store, 'r.retry-')).toEqual(['r.retry-1', 'r.retry-10', 'r.retry-2']);
   expect(await listRuns(store, 'x')).toEqual([]);
+});
+
+test('what lies among the runs and is none is passed over', async () => {
+  const folder = tempFolder();
+  const store = openStore(folder, s3Defaults);
+  await store.probe();
+  await claimRun(store, makeRequest('r'));
+  // Of a Mac's Finder, and of people.
+  for (const name of ['.DS_Store', 'notes.txt', 'z.txt']) writeFileSync(join(folder, 'runs', name), 'x');
+  expect(await listRuns(store)).toEqual(['r']);
+  await expect(readRun(store, '.DS_Store')).rejects.toMatchObject({ code: 'no-run' });
 });
 
 test('a source without images is refused, and says what was left out, or that nothing is there', async () => {

@@ -1,7 +1,7 @@
 /** A run's three records in the store: the request that claims its id, the run that its plan makes, its success. */
 import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
-import { requestKey, runKey, runsPrefix, successKey } from '../layout.ts';
+import { isAnyRunId, requestKey, runKey, runsPrefix, successKey } from '../layout.ts';
 import { identitySchema } from '../models/identity.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { extrasName, features, runHead } from '../parts/row-extras.ts';
@@ -134,7 +134,7 @@ export async function claimRun(store: Store, request: RunRequest): Promise<void>
 }
 
 export async function findRequest(store: Store, id: string): Promise<RunRequest | undefined> {
-  return readJson(store, runRequest, requestKey(id));
+  return readRecord(store, runRequest, requestKey, id);
 }
 
 /** Throws ConfigError 'no-run'. */
@@ -146,14 +146,14 @@ export async function readRequest(store: Store, id: string): Promise<RunRequest>
 
 /** The planned run, or `undefined` while its plan is not complete. */
 export async function findRun(store: Store, id: string): Promise<Run | undefined> {
-  return readJson(store, run, runKey(id));
+  return readRecord(store, run, runKey, id);
 }
 
 /** Throws ConfigError 'no-run' or 'not-planned'. */
 export async function readRun(store: Store, id: string): Promise<Run> {
   const found = await findRun(store, id);
   if (found) return found;
-  if (!(await store.head(requestKey(id)))) throw noRun(store, id);
+  await readRequest(store, id);
   throw new ConfigError(
     'not-planned',
     `the planning of run ${id} was not finished: \`lensmill resume ${id} --output ${store.uri}\``,
@@ -167,7 +167,7 @@ export async function createRun(store: Store, planned: Run): Promise<Run> {
 }
 
 export async function findSuccess(store: Store, id: string): Promise<Success | undefined> {
-  return readJson(store, success, successKey(id));
+  return readRecord(store, success, successKey, id);
 }
 
 /** Throws ConfigError 'no-run' or 'not-finished'. */
@@ -194,20 +194,31 @@ export async function newestRun(
   return newest;
 }
 
-/** Every run of an output whose id starts with `start`, by id. Looks at one object of each. */
+/** Every run of an output whose id starts with `start`, by id. Looks at one object of each. What else lies there is none. */
 export async function listRuns(store: Store, start = ''): Promise<string[]> {
   const runs: string[] = [];
   for (let after: string | undefined; ; ) {
-    let run: string | undefined;
+    let found: string | undefined;
     for await (const { key } of store.list(runsPrefix + start, after)) {
-      run = key.slice(runsPrefix.length).split('/', 1)[0];
+      found = key;
       break;
     }
-    if (run === undefined) return runs.sort();
-    runs.push(run);
+    if (found === undefined) return runs.sort();
+    const [run = '', below] = found.slice(runsPrefix.length).split('/', 2);
+    if (below !== undefined && isAnyRunId(run)) runs.push(run);
     // '0' comes right after '/': behind every key of this run, and before those of any other that is still to come.
-    after = `${runsPrefix}${run}0`;
+    after = below === undefined ? found : `${runsPrefix}${run}0`;
   }
+}
+
+/** What no run can be called, as a user may type it, is no key either. */
+async function readRecord<T>(
+  store: Store,
+  schema: z.ZodType<T>,
+  keyOf: (run: string) => string,
+  id: string,
+): Promise<T | undefined> {
+  return isAnyRunId(id) ? readJson(store, schema, keyOf(id)) : undefined;
 }
 
 /** A JSON object of the store, or `undefined`. One that does not fit its schema is an error that names it. */

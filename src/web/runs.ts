@@ -2,7 +2,7 @@
 import { fastifySSE } from '@fastify/sse';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { isRunId } from '../layout.ts';
+import { isAnyRunId } from '../layout.ts';
 import { readFailedImages } from '../runs/failed-images.ts';
 import { openView } from '../runs/view.ts';
 import { failedImages, runs as runsSchema } from './api.ts';
@@ -62,10 +62,7 @@ export const runRoutes =
       },
     );
 
-    // Keys of the store are made of it, so it is no path. A retry's id is longer than a run's.
-    const byRun = z.object({
-      run: z.string().refine((id) => isRunId(id.replace(/\.retry-[0-9]+$/, '')), 'expected the id of a run'),
-    });
+    const byRun = z.object({ run: z.string().refine(isAnyRunId, 'expected the id of a run') });
 
     app.get(
       '/runs/:run/failures',
