@@ -13,6 +13,7 @@ import {
   openIndex,
   openOutput,
   type Row,
+  resumeRun,
   search,
 } from '../src/lensmill.ts';
 import type { PlanSettings, WorkSettings } from '../src/library/types.ts';
@@ -125,6 +126,8 @@ test('what is wrong with a call is a ConfigError with a code', async () => {
     ['bad-setting', () => indexRun(folder, folder, { topK: 0 })],
     ['unknown-scheme', () => openOutput('ftp://host/')],
     ['no-run', () => output.run('zzz')],
+    ['no-run', () => output.run('../day')],
+    ['no-run', () => output.verify('a b')],
     ['no-image', () => output.readImage('zzz')],
     ['missing-setting', () => enqueueRun(folder, folder, { redis: undefined })],
     ['no-index', () => search(missing, { id: 'a' })],
@@ -156,6 +159,32 @@ test('a signal that was aborted before is looked at before anything is done', as
   const nowhere = join(tempFolder(), 'nowhere');
   await expect(indexRun(folder, nowhere, { signal })).rejects.toThrow('too late');
   await expect(output.verify('day', { signal })).rejects.toThrow('too late');
+});
+
+test('a signal that comes between the plan and the worker stops the run, and resumeRun does the rest', async () => {
+  const source = tempFolder();
+  const written = tempFolder();
+  writeFileSync(join(source, 'broken.jpg'), 'no picture');
+  const stop = new AbortController();
+  const options = { run: 'r', model: 'null', device: 'cpu' };
+  const onLog = (line: string): void => {
+    if (line.includes('"run planned"')) stop.abort(new Error('enough'));
+  };
+  await expect(indexRun(source, written, { ...options, onLog, signal: stop.signal })).rejects.toThrow(
+    'enough',
+  );
+  expect(await resumeRun('r', written, { device: 'cpu' })).toMatchObject({ items: 1, failed: 1 });
+});
+
+test('a run that was finished, and stopped before its index was built, has it after resumeRun', async () => {
+  const written = tempFolder();
+  await makeFinishedRun(openStore(written, s3Defaults), 'r', {
+    ends: { a: 'ok' },
+    request: { buildIndex: true },
+  });
+  await resumeRun('r', written, { device: 'cpu' });
+  await using index = await openIndex(written);
+  expect(index.runs).toEqual(['r']);
 });
 
 test('verify tells what does not hold, of retries too', async () => {

@@ -277,6 +277,25 @@ test('two processes that pull at once both end with the file', async () => {
   expect(partsIn(options.cacheDir)).toEqual([]);
 });
 
+test('an interrupted pull ends at once with its reason, and takes nobody else along', async () => {
+  const stop = new AbortController();
+  let asked = 0;
+  const hub = await startServer((request, response) => {
+    if (asked++ > 0) return sendFile(request, response);
+    response.writeHead(200, { etag, 'content-length': content.length }).write(content.subarray(0, 50_000));
+  });
+  const options = optionsFor(hub.origin);
+  const interrupted = pullPreset(preset, {
+    ...options,
+    signal: stop.signal,
+    onProgress: () => stop.abort(new Error('enough')),
+  });
+  const other = pullPreset(preset, options);
+  await expect(interrupted).rejects.toThrow('enough');
+  expect((await other).sha256).toBe(sha256);
+  expect(hub.requests[1]?.headers.range).toBe('bytes=50000-');
+});
+
 test('the environment names the hub', () => {
   expect(hubFromEnv({})).toEqual({ endpoint: 'https://huggingface.co', offline: false });
   const env = { HF_ENDPOINT: 'https://mirror.example/hf/', HF_TOKEN: 'hf_x', HF_HUB_OFFLINE: '1' };

@@ -4,7 +4,7 @@ import type { Caller } from '../producer/caller.ts';
 import { driveRun, requireDevice } from '../producer/drive.ts';
 import { enqueueRun as enqueuePlanned } from '../producer/enqueue.ts';
 import { completePlan, type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
-import { findSuccess, type Run, readRequest, type Success } from '../runs/run.ts';
+import { findSuccess, type Run, readRequest, readRun, type Success } from '../runs/run.ts';
 import { s3OptionsOf } from '../settings/options.ts';
 import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
@@ -62,7 +62,11 @@ export async function resumeRun(
   return act(output, options, async (caller, store) => {
     requireDevice(caller.settings);
     const success = await findSuccess(store, run);
-    if (success) return finishedOf(success);
+    if (success) {
+      // Whoever finished it may have been stopped while its index was built.
+      await indexIfAsked(caller, store, await readRun(store, run));
+      return finishedOf(success);
+    }
     return finishRun(caller, store, await completePlan(caller, store, await readRequest(store, run)));
   });
 }

@@ -70,13 +70,23 @@ export function hubFromEnv(env: NodeJS.ProcessEnv): Hub {
  */
 export async function pullPreset(preset: Preset, options: PullOptions): Promise<Pulled> {
   const path = join(options.cacheDir, 'hub', preset.repository, preset.file);
-  // Parts are named after the process, so within one process a file is pulled once.
-  const running = pulls.get(path) ?? pullInto(path, preset, options).finally(() => pulls.delete(path));
-  pulls.set(path, running);
-  return running;
+  for (;;) {
+    const running = pulls.get(path) ?? {
+      pulled: pullInto(path, preset, options).finally(() => pulls.delete(path)),
+      signal: options.signal,
+    };
+    pulls.set(path, running);
+    try {
+      return await running.pulled;
+    } catch (error) {
+      const isOnlyTheirs = running.signal?.aborted && !options.signal?.aborted;
+      if (!isOnlyTheirs) throw error;
+    }
+  }
 }
 
-const pulls = new Map<string, Promise<Pulled>>();
+/** Parts are named after the process, so within one process a file is pulled once, for whoever asks meanwhile. */
+const pulls = new Map<string, { pulled: Promise<Pulled>; signal: AbortSignal | undefined }>();
 
 async function pullInto(path: string, preset: Preset, options: PullOptions): Promise<Pulled> {
   const { endpoint, offline } = options.hub;
@@ -137,7 +147,8 @@ async function download(url: string, path: string, preset: Preset, options: Pull
       shouldRetry: ({ error }) => !(error instanceof ConfigError),
     });
   } catch (error) {
-    if (error instanceof ConfigError || options.signal?.aborted) throw error;
+    options.signal?.throwIfAborted();
+    if (error instanceof ConfigError) throw error;
     const failure = `${url}: ${messageOf(error)}, in the last of ${retries + 1} attempts; what has come is kept`;
     throw new ConfigError('download-failed', failure, { cause: error });
   }

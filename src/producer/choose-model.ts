@@ -18,7 +18,7 @@ export async function loadModel(
   caller: Caller,
   options: { ref?: string } & Partial<Pick<ResolveOptions, 'hub' | 'retries' | 'precision'>> = {},
 ): Promise<Model> {
-  const { settings, log } = caller;
+  const { settings, log, interrupted: signal } = caller;
   const { ref = modelRef(settings), precision = choosePrecision(settings, ref), ...pull } = options;
   const { calibration: file } = settings;
   const progress = caller.reportProgress('bytes');
@@ -29,6 +29,7 @@ export async function loadModel(
       ...(precision && { precision }),
       ...(precision === 'int8' && file !== undefined && { calibration: await readCalibration(file) }),
       ...pull,
+      signal,
       onProgress: (done, total = done) => progress.update({ done, total }),
       onNotice: (notice) => log.warn(notice),
     });

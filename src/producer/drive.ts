@@ -64,6 +64,8 @@ export async function driveRun(caller: Caller, store: Store, run: Run): Promise<
   const stop = (): void => worker.stop();
   interrupted.addEventListener('abort', stop);
   hurried.addEventListener('abort', stop);
+  // While Redis was started, or asked.
+  if (interrupted.aborted) stop();
   const ending = new AbortController();
   try {
     const { device } = await worker.ready;
