@@ -250,6 +250,16 @@ test('a producer and workers of their own share a run; a worker that is killed i
   }
 });
 
+test('a log that nobody reads any more ends no run', async () => {
+  const folder = tempFolder();
+  await copyFile(join(photos, 'part-0/00000.jpg'), join(folder, 'a.jpg'));
+  const command = lensmill(['index', folder, '--output', tempFolder(), ...smallShards, '--json']);
+  command.stderr?.once('data', () => command.stderr?.destroy());
+  const { exitCode, stdout } = await command;
+  expect(JSON.parse(stdout)).toMatchObject({ items: 1, ok: 1 });
+  expect(exitCode).toBe(0);
+});
+
 test('a finished run is exported for other tools', async () => {
   const output = tempFolder();
   await index(photos, '--output', output, '--run', 'r');

@@ -14,6 +14,10 @@ process.stdout.on('error', (error) => {
   if (errnoOf(error) !== 'EPIPE') throw error;
   process.exit();
 });
+// That nobody reads the log any more ends no work.
+process.stderr.on('error', (error) => {
+  if (errnoOf(error) !== 'EPIPE') throw error;
+});
 
 const program = new Command('lensmill')
   .description(
