@@ -9,8 +9,9 @@ import { type Check, checkIndex, promisedRecall } from '../search/recall.ts';
 import { finishedRuns } from '../search/record.ts';
 import type { IndexRecord } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings/options.ts';
+import { whole } from '../settings/values.ts';
 import type { Store } from '../stores/store.ts';
-import { addCommand, type Context, exitCodes } from './command.ts';
+import { addCommand, type Context, exitCodes, readOption } from './command.ts';
 import { placeSettings } from './option-groups.ts';
 import { openOutput } from './output.ts';
 import { formatSeconds, withProgress } from './progress.ts';
@@ -35,7 +36,7 @@ export function addBuildIndexCommand(program: Command): void {
       'lensmill build-index ./index --run 20261124-091233-3fa2 --rebuild',
     ],
     async act(context, [output], options) {
-      const queries = queriesOf(options.check);
+      const queries = options.check === true ? 200 : (readOption('--check', options.check, whole(1)) ?? 0);
       const settings = { ...context.settings, output: output ?? context.settings.output };
       const s3 = s3OptionsOf(settings);
       const store = await openOutput(settings);
@@ -109,13 +110,6 @@ async function chooseModels(store: Store, { run, fingerprint }: Record<string, u
     'no-run',
     `no finished run${of} in ${store.uri}: \`lensmill status --output ${store.uri}\` lists its runs`,
   );
-}
-
-function queriesOf(check: unknown): number {
-  if (check === undefined) return 0;
-  const queries = check === true ? 200 : Number(check);
-  if (Number.isInteger(queries) && queries > 0) return queries;
-  throw new ConfigError('bad-option', `--check: expected a number of images, got '${check}'`);
 }
 
 function resultOf({ record, changed, how, seconds, check }: Found): unknown {

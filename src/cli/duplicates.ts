@@ -1,15 +1,15 @@
 /** `lensmill duplicates`: images of an output that look alike, and which of them is best kept. */
 import type { Command } from 'commander';
-import { z } from 'zod';
 import { labelsOf } from '../models/labels.ts';
 import { type DuplicateImage, type Duplicates, findDuplicates } from '../search/duplicates.ts';
 import { openIndex } from '../search/open-index.ts';
 import { type SearchIndex, usualThreshold } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings/options.ts';
+import { whole } from '../settings/values.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply } from '../web/replies.ts';
-import { addCommand, type Context, exitCodes } from './command.ts';
-import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
+import { addCommand, type Context, exitCodes, readOption } from './command.ts';
+import { filterOf, filterOptions, indexOptions } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
@@ -18,7 +18,7 @@ import { cardOf, writeSheet } from './sheet.ts';
 import { untrainedBanner, untrainedLine } from './summary.ts';
 import { columnsOf } from './text-table.ts';
 
-const usualGroups = '100';
+const usualGroups = 100;
 
 export function addDuplicatesCommand(program: Command): void {
   addCommand(program, 'duplicates', {
@@ -39,8 +39,8 @@ export function addDuplicatesCommand(program: Command): void {
     ],
     async act(context, [output = ''], options) {
       const { settings, log, interrupted: signal } = context;
-      const threshold = read('--threshold', options.threshold ?? usualThreshold, cosine) as number; // given
-      const limit = read('--limit', options.limit ?? usualGroups, groups) as number;
+      const threshold = readOption('--threshold', options.threshold, cosine) ?? usualThreshold;
+      const limit = readOption('--limit', options.limit, whole(1)) ?? usualGroups;
       const store = await openForReading({ ...settings, output });
       let index: SearchIndex | undefined;
       try {
@@ -66,8 +66,6 @@ export function addDuplicatesCommand(program: Command): void {
     },
   });
 }
-
-const groups = z.coerce.number('expected a number of groups').int().min(1);
 
 function jsonOf({ groups, ...rest }: Duplicates, index: SearchIndex): object {
   const names = labelsOf(index.record.model.classes);

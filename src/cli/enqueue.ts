@@ -1,43 +1,24 @@
 /** `lensmill enqueue`: the producer alone. Workers anywhere do the rest; the one that commits the last shard finishes the run. */
 import type { Command } from 'commander';
 import { enqueueRun } from '../producer/enqueue.ts';
-import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
 import type { Run } from '../runs/run.ts';
 import { required } from '../settings/resolve.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes } from './command.ts';
-import { keepHeapSmall } from './heap.ts';
-import {
-  placeSettings,
-  planSettings,
-  queueSettings,
-  readSettings,
-  runOptions,
-  sourceArguments,
-} from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { ofNewRun } from './new-run.ts';
 
 export function addEnqueueCommand(program: Command): void {
   addCommand(program, 'enqueue', {
     summary: 'plan a source and enqueue its shards for workers elsewhere; ends when all are enqueued',
-    arguments: sourceArguments,
-    settings: [...planSettings, ...readSettings, ...queueSettings, ...placeSettings],
-    options: runOptions,
+    ...ofNewRun({
+      settings: [],
+      check: (settings) => required(settings, 'redis'),
+      goOn: enqueueAndTell,
+    }),
     examples: [
       'REDIS_URL=redis://queue:6379 lensmill enqueue s3://photos/ --output s3://indexes/photos',
       'lensmill status RUN --output s3://indexes/photos   # watch the workers',
     ],
-    async act(context, sources, options) {
-      required(context.settings, 'redis');
-      const store = await openOutput(context.settings);
-      try {
-        keepHeapSmall();
-        const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
-        return await enqueueAndTell(context, store, run);
-      } finally {
-        await store.close();
-      }
-    },
   });
 }
 

@@ -1,12 +1,14 @@
 /** `lensmill export`: a finished run as files that other tools read. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
-import { type ExportFormat, exportFormats, exportRun } from '../export.ts';
+import { exportFormats, exportRun } from '../export.ts';
 import { labelsOf } from '../models/labels.ts';
 import { readRequest } from '../runs/run.ts';
 import { openTable, runOf, tableParts } from '../runs/table.ts';
-import { addCommand, exitCodes } from './command.ts';
+import { whole } from '../settings/values.ts';
+import { addCommand, exitCodes, readOption } from './command.ts';
 import { placeSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
@@ -31,14 +33,8 @@ export function addExportCommand(program: Command): void {
       const to = options.to;
       if (typeof to !== 'string')
         throw new ConfigError('missing-option', '--to is missing: a new or empty folder');
-      const format = formatOf(options.format ?? 'parquet');
-      const rowsPerFile = Number(options.rowsPerFile ?? 1_000_000);
-      if (!Number.isInteger(rowsPerFile) || rowsPerFile < 1) {
-        throw new ConfigError(
-          'bad-option',
-          `--rows-per-file: expected a number of rows, got '${options.rowsPerFile}'`,
-        );
-      }
+      const format = readOption('--format', options.format, formats) ?? 'parquet';
+      const rowsPerFile = readOption('--rows-per-file', options.rowsPerFile, whole(1)) ?? 1_000_000;
       const store = await openForReading({ ...context.settings, output: output ?? context.settings.output });
       const progress = reportProgress('rows', context);
       try {
@@ -78,8 +74,4 @@ export function addExportCommand(program: Command): void {
   });
 }
 
-function formatOf(value: unknown): ExportFormat {
-  const format = exportFormats.find((known) => known === value);
-  if (format) return format;
-  throw new ConfigError('bad-option', `--format: there are ${exportFormats.join(', ')}, not '${value}'`);
-}
+const formats = z.enum(exportFormats, `there are ${exportFormats.join(', ')}`);

@@ -1,10 +1,10 @@
 /** What `search` and `duplicates` take alike: which images are meant. */
 import { z } from 'zod';
-import { ConfigError } from '../errors.ts';
 import { findLabels } from '../models/labels.ts';
 import { heldRuns } from '../search/record.ts';
 import type { Filter, IndexRecord } from '../search/search-index.ts';
-import { settingsTable } from '../settings/table.ts';
+import { byteSize, whole } from '../settings/values.ts';
+import { readOption } from './command.ts';
 
 export const filterOptions: readonly [string, string][] = [
   ['--label <labels...>', 'only images that have one of these among their labels: names, or indices'],
@@ -38,11 +38,11 @@ export function filterOf(
     labels,
     prefix: typeof options.prefix === 'string' ? options.prefix : undefined,
     runs,
-    minBytes: read('--min-bytes', options.minBytes, settingsTable.maxBytes.parse),
-    maxBytes: read('--max-bytes', options.maxBytes, settingsTable.maxBytes.parse),
-    minSide: read('--min-side', options.minSide, z.coerce.number('expected pixels').int().min(1)),
-    since: read('--since', options.since, time),
-    before: read('--before', options.before, time),
+    minBytes: readOption('--min-bytes', options.minBytes, byteSize),
+    maxBytes: readOption('--max-bytes', options.maxBytes, byteSize),
+    minSide: readOption('--min-side', options.minSide, whole(1)),
+    since: readOption('--since', options.since, time),
+    before: readOption('--before', options.before, time),
   };
   // Only what was given.
   return Object.fromEntries(Object.entries(filter).filter(([, value]) => value !== undefined)) as Filter;
@@ -55,14 +55,6 @@ const time = z
     'expected such as 2026-11-24 or 2026-11-24T09:00:00Z',
   )
   .transform((text) => new Date(text).toISOString());
-
-/** An option's value; `undefined` where it was not given. Throws ConfigError 'bad-option'. */
-export function read<T>(flag: string, given: unknown, schema: z.ZodType<T>): T | undefined {
-  if (given === undefined) return undefined;
-  const parsed = schema.safeParse(given);
-  if (parsed.success) return parsed.data;
-  throw new ConfigError('bad-option', `${flag}: ${parsed.error.issues[0]?.message} (got '${given}')`);
-}
 
 function textsOf(given: unknown): string[] | undefined {
   return Array.isArray(given) ? given.map(String) : undefined;

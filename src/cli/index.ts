@@ -1,31 +1,19 @@
 /** `lensmill index`: plan, local worker, progress and finalize in one. */
 import type { Command } from 'commander';
 import { driveRun, requireDevice } from '../producer/drive.ts';
-import { type NewRunOptions, planNewRun } from '../producer/plan-run.ts';
 import type { Run } from '../runs/run.ts';
 import { s3OptionsOf } from '../settings/options.ts';
 import type { Store } from '../stores/store.ts';
 import { addCommand, type Context, type ExitCode, exitCodes, interruptedCode } from './command.ts';
-import { keepHeapSmall } from './heap.ts';
-import {
-  placeSettings,
-  planSettings,
-  queueSettings,
-  readSettings,
-  runOptions,
-  sourceArguments,
-  workSettings,
-} from './option-groups.ts';
-import { openOutput } from './output.ts';
+import { ofNewRun } from './new-run.ts';
+import { workSettings } from './option-groups.ts';
 import { withProgress } from './progress.ts';
 import { codeOf, summarize } from './summary.ts';
 
 export function addIndexCommand(program: Command): void {
   addCommand(program, 'index', {
     summary: 'index a source: plan it, embed every image here, and finish the run',
-    arguments: sourceArguments,
-    settings: [...planSettings, ...workSettings, ...readSettings, ...queueSettings, ...placeSettings],
-    options: runOptions,
+    ...ofNewRun({ settings: workSettings, check: requireDevice, goOn: finishRun }),
     examples: [
       'lensmill index ~/Pictures --output ./index',
       'lensmill index s3://photos/2024/ --output s3://indexes/photos --device cuda',
@@ -35,18 +23,6 @@ export function addIndexCommand(program: Command): void {
       'lensmill index ~/Pictures --output ./index --precision int8   # on CPUs',
       "lensmill index ./archive --output ./index --model ./resnet152.safetensors --exclude 'thumbs/**'",
     ],
-    async act(context, sources, options) {
-      const { settings } = context;
-      requireDevice(settings);
-      const store = await openOutput(settings);
-      try {
-        keepHeapSmall();
-        const run = await planNewRun(context, store, sources, options as NewRunOptions); // commander's own types
-        return await finishRun(context, store, run);
-      } finally {
-        await store.close();
-      }
-    },
   });
 }
 

@@ -1,4 +1,4 @@
-/** What several commands take alike: settings by what they decide, and arguments. */
+/** Settings that several commands take alike, by what they decide. */
 import type { SettingName } from '../settings/table.ts';
 
 /** What of a source is meant. */
@@ -51,18 +51,3 @@ export const readSettings: readonly SettingName[] = [
   'webPerSecond',
 ];
 export const placeSettings: readonly SettingName[] = ['cacheDir', 's3Endpoint', 's3Region'];
-
-export const sourceArguments: readonly [string, string][] = [
-  [
-    '<source...>',
-    'a folder, s3://bucket/prefix, a tar, zip or list (csv, jsonl, parquet) there or on the web',
-  ],
-];
-export const runOptions: readonly [string, string][] = [
-  ['--run <id>', 'name of the run (default: the time)'],
-  [
-    '--since <run>',
-    'only what is new, changed or gone since that run; `latest`: the newest of this source and model',
-  ],
-  ['--build-index', 'bring the retrieval index up to date when the run is finished'],
-];

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
 import { exportParts } from '../export.ts';
 import { openMatrices } from '../infer.ts';
@@ -11,16 +12,17 @@ import { encodeHead, type Head, type HeadRecord, throwIfOtherModel } from '../mo
 import { openObjects } from '../objects/open-objects.ts';
 import { collectExamples } from '../probe/examples.ts';
 import { readLabels } from '../probe/labels.ts';
-import { type PredictionFormat, predictionFormats, predictionWriter } from '../probe/predictions.ts';
+import { predictionFormats, predictionWriter } from '../probe/predictions.ts';
 import { openProducts } from '../probe/products.ts';
 import { type Trained, trainProbe } from '../probe/train.ts';
 import { readHead } from '../producer/head.ts';
 import { readRequest } from '../runs/run.ts';
 import { openTable, runOf, tableParts } from '../runs/table.ts';
 import { sourceOptionsOf } from '../settings/options.ts';
+import { number, whole } from '../settings/values.ts';
 import { sourceUri } from '../sources/open-source.ts';
 import { version } from '../version.ts';
-import { addCommand, exitCodes } from './command.ts';
+import { addCommand, exitCodes, readOption } from './command.ts';
 import { placeSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';
 import { headLines, trainedText } from './probe-report.ts';
@@ -131,11 +133,8 @@ export function addProbeCommands(program: Command): void {
     async act(context, [output = '', file = ''], options) {
       const { settings } = context;
       const to = fileOption(options.to, './predictions');
-      const format = predictionFormat(options.format ?? 'parquet');
-      const rowsPerFile = numberOption('--rows-per-file', options.rowsPerFile ?? 1_000_000, {
-        wanted: 'a number of rows',
-        isGood: (rows) => Number.isInteger(rows) && rows >= 1,
-      });
+      const format = readOption('--format', options.format, formats) ?? 'parquet';
+      const rowsPerFile = readOption('--rows-per-file', options.rowsPerFile, whole(1)) ?? 1_000_000;
       const { bytes, head } = await readHead(file);
       const store = await openForReading({ ...settings, output });
       const progress = reportProgress('rows', context);
@@ -230,39 +229,21 @@ function trainOptions(options: Record<string, unknown>): {
   l2: number | 'auto';
   seed: number;
 } {
-  const heldOut = numberOption('--held-out', options.heldOut ?? 0.2, {
-    wanted: 'a share above 0 and below 1',
-    isGood: (share) => share > 0 && share < 1,
-  });
-  const seed = numberOption('--seed', options.seed ?? 0, {
-    wanted: 'a whole number',
-    isGood: Number.isSafeInteger,
-  });
-  const isAuto = options.l2 === undefined || options.l2 === 'auto';
-  const wanted = {
-    wanted: 'auto, or a number above 0',
-    isGood: (l2: number) => l2 > 0 && Number.isFinite(l2),
+  return {
+    heldOut: readOption('--held-out', options.heldOut, share) ?? 0.2,
+    l2: readOption('--l2', options.l2, penalty) ?? 'auto',
+    seed: readOption('--seed', options.seed, whole(0)) ?? 0,
   };
-  return { heldOut, seed, l2: isAuto ? 'auto' : numberOption('--l2', options.l2, wanted) };
 }
 
-function numberOption(
-  flag: string,
-  given: unknown,
-  { wanted, isGood }: { wanted: string; isGood: (value: number) => boolean },
-): number {
-  const value = given === '' ? Number.NaN : Number(given);
-  if (isGood(value)) return value;
-  throw new ConfigError('bad-option', `${flag}: expected ${wanted}, got '${given}'`);
-}
+const share = number(0, 1).refine((value) => value > 0 && value < 1, 'expected a share above 0 and below 1');
+const penalty = z.union(
+  [z.literal('auto'), number(0).refine((value) => value > 0)],
+  'expected auto, or a number above 0',
+);
+const formats = z.enum(predictionFormats, `there are ${predictionFormats.join(', ')}`);
 
 function fileOption(to: unknown, example: string): string {
   if (typeof to === 'string') return resolve(to);
   throw new ConfigError('missing-option', `say where it goes: --to ${example}`);
-}
-
-function predictionFormat(value: unknown): PredictionFormat {
-  const format = predictionFormats.find((known) => known === value);
-  if (format) return format;
-  throw new ConfigError('bad-option', `--format: there are ${predictionFormats.join(', ')}, not '${value}'`);
 }

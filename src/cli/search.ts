@@ -1,7 +1,6 @@
 /** `lensmill search`: images of an output that look like one, or like several together. */
 import { basename } from 'node:path';
 import type { Command } from 'commander';
-import { z } from 'zod';
 import { type Embedder, openEmbedder } from '../../workers/embedder.ts';
 import { resolveDevice } from '../devices/resolve-device.ts';
 import { labelsOf } from '../models/labels.ts';
@@ -11,10 +10,11 @@ import { embedQueries, type ResolvedQuery } from '../search/queries.ts';
 import { unindexedRuns } from '../search/record.ts';
 import type { Hit, SearchIndex } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings/options.ts';
+import { number, whole } from '../settings/values.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply, namedLabels } from '../web/replies.ts';
-import { addCommand, type Context, exitCodes } from './command.ts';
-import { filterOf, filterOptions, indexOptions, read } from './filters.ts';
+import { addCommand, type Context, exitCodes, readOption } from './command.ts';
+import { filterOf, filterOptions, indexOptions } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';
 import { findQuery } from './queries.ts';
@@ -22,7 +22,7 @@ import { cardOf, writeSheet } from './sheet.ts';
 import { untrainedBanner, untrainedLine } from './summary.ts';
 import { columnsOf } from './text-table.ts';
 
-const usualHits = '20';
+const usualHits = 20;
 
 export function addSearchCommand(program: Command): void {
   addCommand(program, 'search', {
@@ -50,8 +50,8 @@ export function addSearchCommand(program: Command): void {
     ],
     async act(context, [output = '', ...words], options) {
       const { settings, log, interrupted: signal } = context;
-      const k = read('-k', options.k ?? usualHits, hits) as number; // given
-      const minScore = read('--min-score', options.minScore, cosine);
+      const k = readOption('-k', options.k, whole(1, 1000)) ?? usualHits;
+      const minScore = readOption('--min-score', options.minScore, cosine);
       const store = await openForReading({ ...settings, output });
       let index: SearchIndex | undefined;
       try {
@@ -88,8 +88,7 @@ export function addSearchCommand(program: Command): void {
   });
 }
 
-const hits = z.coerce.number('expected 1 to 1000').int('expected 1 to 1000').min(1).max(1000);
-export const cosine = z.coerce.number('expected -1 to 1').min(-1).max(1);
+export const cosine = number(-1, 1);
 
 export function fingerprintOf({ fingerprint }: Record<string, unknown>): { fingerprint?: string } {
   return typeof fingerprint === 'string' ? { fingerprint } : {};

@@ -1,14 +1,16 @@
 /** `lensmill verify`: proves that a run is whole, and with --deep that its numbers are those of its images. */
 import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
-import { ConfigError } from '../errors.ts';
 import { readRun, readSuccess } from '../runs/run.ts';
+import { whole } from '../settings/values.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
-import { addCommand, type ExitCode, exitCodes } from './command.ts';
+import { addCommand, type ExitCode, exitCodes, readOption } from './command.ts';
 import type { DeepVerification } from './deep.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';
 import { reportProgress } from './progress.ts';
+
+const seeds = 2 ** 31;
 
 export function addVerifyCommand(program: Command): void {
   addCommand(program, 'verify', {
@@ -24,8 +26,8 @@ export function addVerifyCommand(program: Command): void {
       'lensmill verify 20261124-091233-3fa2 --output s3://indexes/photos --deep 200 --device cuda',
     ],
     async act(context, [id = ''], options) {
-      const count = options.deep === undefined ? 0 : numberOf('--deep', options.deep, 1);
-      const seed = options.seed === undefined ? randomInt(2 ** 31) : numberOf('--seed', options.seed, 0);
+      const count = readOption('--deep', options.deep, whole(1)) ?? 0;
+      const seed = readOption('--seed', options.seed, whole(0, seeds - 1)) ?? randomInt(seeds);
       const store = await openForReading(context.settings);
       const progress = reportProgress('parts', context);
       try {
@@ -52,12 +54,6 @@ export function addVerifyCommand(program: Command): void {
       }
     },
   });
-}
-
-function numberOf(flag: string, text: unknown, least: number): number {
-  const number = Number(text);
-  if (Number.isInteger(number) && number >= least && number < 2 ** 31) return number;
-  throw new ConfigError('bad-option', `${flag}: expected a whole number from ${least}, got '${text}'`);
 }
 
 function codeOf(sound: boolean, deep: DeepVerification | undefined): ExitCode {
