@@ -5,7 +5,7 @@ import { ConfigError, OutOfReach, RunBlocked } from './errors.ts';
 import { partKey } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { openPlanLines } from './page.ts';
-import { readPartFooter } from './parts/footer.ts';
+import { countErrors, readPartFooter } from './parts/footer.ts';
 import type { encodePart } from './parts/part.ts';
 import { type CommittedPart, findPart } from './runs/committed.ts';
 import { type Run, sourceName } from './runs/run.ts';
@@ -115,7 +115,7 @@ export function openPipeline({ store, batcher, encode, provenance, onPart }: Pip
         failed: failures.size,
         gone,
         reused,
-        failures: countByError(failures.values()),
+        failures: countErrors(failures.values().map(({ error }) => error)),
         bytesRead,
         bytesWritten: commit === 'theirs' ? 0 : part.bytes,
         commit,
@@ -167,12 +167,6 @@ function throwIfSystemic(failed: readonly FailedOutcome[], sheet: Sheet): void {
   if (unreadable.length < rows && sheet.items(0, rows).some(({ uri }) => isWebUri(uri))) return;
   const message = `${unreadable.length} of ${rows} images cannot be read (${first.error}: ${first.message})`;
   throw first.error === 'access-denied' ? new RunBlocked(message) : new Error(message);
-}
-
-function countByError(failed: Iterable<FailedOutcome>): Record<string, number> {
-  const counts: Record<string, number> = {};
-  for (const { error } of failed) counts[error] = (counts[error] ?? 0) + 1;
-  return counts;
 }
 
 async function reportStanding(store: Store, { key, size }: CommittedPart): Promise<ShardReport> {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { publicUri } from '../archives/archive.ts';
-import type { PartFooter } from '../parts/footer.ts';
+import { countErrors, type PartFooter } from '../parts/footer.ts';
 import { type PartTable, readPart } from '../parts/part.ts';
 import { type Run, type Success, sourceName } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
@@ -55,20 +55,17 @@ function throwIfOther(table: PartTable, items: readonly Item[]): void {
 /** Every row is ok and has an embedding, or failed and has a reason, and the counts agree. */
 function throwIfMiscounted({ footer, ...table }: PartTable, part: Success['parts'][number]): void {
   const counts = { rows: table.ids.length, ok: 0, failed: 0, gone: 0 };
-  const failures: Record<string, number> = {};
+  const failures = countErrors(table.errors);
   const { dimension } = footer.model;
   for (const [row, status] of table.statuses.entries()) {
     counts[status] += 1;
     const error = table.errors[row];
     if ((status === 'failed') !== Boolean(error))
       throw new Error(`row ${row} is ${status}, and its error is ${error}`);
-    if (error) failures[error] = (failures[error] ?? 0) + 1;
-    else if (
-      status === 'ok' &&
-      !isEmbedding(table.embeddings.subarray(row * dimension, (row + 1) * dimension))
-    )
+    if (status !== 'ok') continue;
+    if (!isEmbedding(table.embeddings.subarray(row * dimension, (row + 1) * dimension)))
       throw new Error(`row ${row} is ok and has no embedding`);
-    else if (status === 'ok' && !hasExtras({ footer, ...table }, row))
+    if (!hasExtras({ footer, ...table }, row))
       throw new Error(`row ${row} is ok and has no features, or nothing of its head`);
   }
   const named = { rows: part.rows, ok: part.ok, failed: part.failed, gone: part.gone };

@@ -24,6 +24,13 @@ export interface PartFooter extends Provenance {
   fingerprint: string;
 }
 
+/** Failed rows by their error, of what each row has for one. */
+export function countErrors(errors: Iterable<FailureCode | null | undefined>): PartFooter['failures'] {
+  const counts: PartFooter['failures'] = {};
+  for (const error of errors) if (error) counts[error] = (counts[error] ?? 0) + 1;
+  return counts;
+}
+
 /** Adds a part's failed rows by reason to those of others. */
 export function addFailures(total: Record<string, number>, more: PartFooter['failures']): void {
   for (const [code, count] of Object.entries(more)) total[code] = (total[code] ?? 0) + count;

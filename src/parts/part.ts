@@ -10,6 +10,7 @@ import { toHalf } from '../models/half.ts';
 import type { Store } from '../stores/store.ts';
 import type { Outcome, Provenance, ShardRows } from '../types.ts';
 import {
+  countErrors,
   type EmbeddingType,
   notAPart,
   type PartFooter,
@@ -121,19 +122,13 @@ export function encodePart(
       ok: countOf('ok'),
       failed: countOf('failed'),
       gone: countOf('gone'),
-      failures: countErrors(failures),
+      failures: countErrors(pluck(failures, 'error')),
     }),
   );
 }
 
 function pluck<Row, Key extends keyof Row>(rows: readonly Row[], key: Key): Row[Key][] {
   return rows.map((row) => row[key]);
-}
-
-function countErrors(failures: readonly Partial<Failure>[]): Record<string, number> {
-  const counts: Record<string, number> = {};
-  for (const { error } of failures) if (error) counts[error] = (counts[error] ?? 0) + 1;
-  return counts;
 }
 
 /** A part's rows. Throws an Error that names the part by `key` where it is not Parquet, no part, or lacks a column. */
