@@ -34,6 +34,7 @@ const FORMATS = {
   'lossless webp': await picture().webp({ lossless: true }).toBuffer(),
   gif: await picture().gif().toBuffer(),
   tiff: await picture().tiff({ compression: 'lzw' }).toBuffer(),
+  'big tiff': await picture().tiff({ bigtiff: true, compression: 'lzw' }).toBuffer(),
   avif: await picture().avif({ effort: 0 }).toBuffer(),
 };
 
@@ -60,6 +61,17 @@ describe.each(Object.entries(FORMATS))('%s', (name, bytes) => {
     expect(await decode(bytes.subarray(0, 12))).toMatchObject({ error: 'truncated' });
   });
 });
+
+test.each(['tiff', 'big tiff'] as const)(
+  'a %s cut near its end, where its directory is, is truncated or whole',
+  async (name) => {
+    const bytes = FORMATS[name];
+    for (let cut = 1; cut < 150; cut++) {
+      const result = await decode(bytes.subarray(0, -cut));
+      if ('error' in result) expect(result.error).toBe('truncated');
+    }
+  },
+);
 
 test.each(['png', 'gif', 'tiff', 'avif'] as const)('a damaged %s is corrupt', async (format) => {
   const damaged = Buffer.from(FORMATS[format]);

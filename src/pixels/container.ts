@@ -12,7 +12,7 @@ export function formatOf(bytes: Uint8Array): PictureFormat | undefined {
   if (head.startsWith('\xff\xd8\xff')) return 'jpeg';
   if (head.startsWith('\x89PNG\r\n\x1a\n')) return 'png';
   if (head.startsWith('GIF8')) return 'gif';
-  if (head.startsWith('II*\0') || head.startsWith('MM\0*')) return 'tiff';
+  if (['II*\0', 'MM\0*', 'II+\0', 'MM\0+'].includes(head.slice(0, 4))) return 'tiff';
   if (head.startsWith('RIFF') && 'WEBP'.startsWith(head.slice(8))) return 'webp';
   if (head.startsWith('ftyp', 4)) return 'avif';
   return undefined;
@@ -85,33 +85,50 @@ function endOfWebp(view: DataView): number {
   return view.byteLength < 12 ? Infinity : 8 + view.getUint32(4, true);
 }
 
-/** TIFF 6.0, sections 2 and 8: the header points to a directory, and that to strips or tiles of pixels. */
+/**
+ * TIFF 6.0, sections 2 and 8: the header points to a directory, and that to its longer values and to strips or tiles of pixels.
+ * BigTIFF (https://www.awaresystems.be/imaging/tiff/bigtiff.html) is the same with longer counts and offsets.
+ */
 function endOfTiff(view: DataView): number {
-  if (view.byteLength < 8) return Infinity;
+  if (view.byteLength < 16) return Infinity;
   const isLittle = view.getUint8(0) === 0x49;
-  const directory = view.getUint32(4, isLittle);
-  if (directory + 2 > view.byteLength) return Infinity;
-  const entries = view.getUint16(directory, isLittle);
-  if (directory + 2 + 12 * entries > view.byteLength) return Infinity;
-  const values = (tags: readonly number[]): number[] => {
-    for (let at = directory + 2; at < directory + 2 + 12 * entries; at += 12) {
-      if (!tags.includes(view.getUint16(at, isLittle))) continue;
-      const isShort = view.getUint16(at + 2, isLittle) === 3;
-      const size = isShort ? 2 : 4;
-      const count = view.getUint32(at + 4, isLittle);
-      const first = count * size <= 4 ? at + 8 : view.getUint32(at + 8, isLittle);
-      if (first + count * size > view.byteLength) return [Infinity];
-      return Array.from({ length: count }, (_, n) =>
-        isShort ? view.getUint16(first + n * size, isLittle) : view.getUint32(first + n * size, isLittle),
-      );
-    }
-    return [];
+  const number = (at: number, bytes: number): number => {
+    if (bytes === 8) return Number(view.getBigUint64(at, isLittle));
+    if (bytes === 4) return view.getUint32(at, isLittle);
+    return bytes === 2 ? view.getUint16(at, isLittle) : view.getUint8(at);
   };
-  const lengths = values([STRIP_LENGTHS, TILE_LENGTHS]);
-  return values([STRIPS, TILES]).reduce((end, first, n) => Math.max(end, first + (lengths[n] ?? 0)), 0);
+  const isBig = number(2, 2) === 43;
+  const offsetBytes = isBig ? 8 : 4;
+  const directory = number(isBig ? 8 : 4, offsetBytes);
+  const first = directory + (isBig ? 8 : 2);
+  if (first > view.byteLength) return Infinity;
+  const entryBytes = 4 + 2 * offsetBytes;
+  const entriesEnd = first + entryBytes * number(directory, isBig ? 8 : 2);
+  if (entriesEnd > view.byteLength) return Infinity;
+  const found = new Map<number, { at: number; bytes: number; count: number }>();
+  for (let entry = first; entry < entriesEnd; entry += entryBytes) {
+    const bytes = bytesOfType[number(entry + 2, 2)] ?? 1;
+    const count = number(entry + 4, offsetBytes);
+    const place = entry + 4 + offsetBytes;
+    const at = count * bytes <= offsetBytes ? place : number(place, offsetBytes);
+    if (at + count * bytes > view.byteLength) return Infinity;
+    found.set(number(entry, 2), { at, bytes, count });
+  }
+  const numberOf = (tag: number, n: number): number => {
+    const values = found.get(tag);
+    return values && n < values.count ? number(values.at + n * values.bytes, values.bytes) : 0;
+  };
+  const [starts, lengths] = found.has(TILES) ? [TILES, TILE_LENGTHS] : [STRIPS, STRIP_LENGTHS];
+  let end = entriesEnd;
+  for (let n = 0; n < (found.get(starts)?.count ?? 0); n++)
+    end = Math.max(end, numberOf(starts, n) + numberOf(lengths, n));
+  return end;
 }
 
 const [STRIPS, STRIP_LENGTHS, TILES, TILE_LENGTHS] = [273, 279, 324, 325];
+
+/** By the number of the type. */
+const bytesOfType = [1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8];
 
 /** ISO/IEC 14496-12, section 4.2: boxes that begin with their size; 0 is "to the end", 1 "64 bits, after the type". */
 function endOfBoxes(view: DataView): number {
