@@ -8,7 +8,7 @@ import { isWebUri } from './uri.ts';
 
 export interface FetchOptions {
   maxBytes: number;
-  /** For one attempt. */
+  /** For one attempt, as long as it comes no nearer to the item (`Source.read`). */
   timeoutMs: number;
   signal?: AbortSignal;
 }
@@ -28,10 +28,18 @@ export async function fetchItem(
   const isWeb = isWebUri(item.uri);
   try {
     const content = await pRetry(
-      () => {
+      async () => {
+        const late = new AbortController();
+        const giveUp = (): void => late.abort(new DOMException('it takes too long', 'TimeoutError'));
         // On the web an item may wait long for its turn; there the read itself is bounded (objects/web-client.ts).
-        const bounds = [...(signal ? [signal] : []), ...(isWeb ? [] : [AbortSignal.timeout(timeoutMs)])];
-        return source.read(item, { maxBytes, signal: AbortSignal.any(bounds) });
+        const timer = isWeb ? undefined : setTimeout(giveUp, timeoutMs);
+        const bounded = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
+        const onProgress = (): void => void timer?.refresh();
+        try {
+          return await source.read(item, { maxBytes, signal: bounded, onProgress });
+        } finally {
+          clearTimeout(timer);
+        }
       },
       {
         retries: attempts - 1,

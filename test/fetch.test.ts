@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { fetchItem } from '../src/fetch.ts';
 import { ReadError, type Source } from '../src/sources/source.ts';
@@ -5,7 +6,9 @@ import { ReadError, type Source } from '../src/sources/source.ts';
 const item = { id: 'a.jpg', uri: 'test://a.jpg', etag: '', size: 3 };
 
 /** A source whose n-th read does what `reads[n]` says; the last one again and again. */
-function sourceOf(...reads: ((signal?: AbortSignal) => Promise<Uint8Array>)[]): Source & { reads: number } {
+function sourceOf(
+  ...reads: ((signal?: AbortSignal, onProgress?: () => void) => Promise<Uint8Array>)[]
+): Source & { reads: number } {
   const source = {
     reads: 0,
     uri: 'test://',
@@ -14,9 +17,9 @@ function sourceOf(...reads: ((signal?: AbortSignal) => Promise<Uint8Array>)[]): 
     async *list() {
       return;
     },
-    read: (_item: unknown, { signal }: { signal?: AbortSignal }) => {
+    read: (_item: unknown, { signal, onProgress }: { signal?: AbortSignal; onProgress?: () => void }) => {
       const read = reads[Math.min(source.reads++, reads.length - 1)];
-      return read ? read(signal) : Promise.reject(new Error('no read'));
+      return read ? read(signal, onProgress) : Promise.reject(new Error('no read'));
     },
     close: async () => undefined,
   };
@@ -63,6 +66,18 @@ test('a read that stalls is given up, tried again, and ends as a timeout', async
   expect(await fetchItem(sourceOf(stall), item, { ...options, timeoutMs: 50 })).toMatchObject({
     error: 'timeout',
   });
+});
+
+test('a read that comes nearer all the time may take longer', async () => {
+  const far = async (signal?: AbortSignal, onProgress?: () => void) => {
+    for (let step = 0; step < 20; step++) {
+      await sleep(10);
+      signal?.throwIfAborted();
+      onProgress?.();
+    }
+    return content();
+  };
+  expect(await fetchItem(sourceOf(far), item, { ...options, timeoutMs: 100 })).toMatchObject({ bytes: 3 });
 });
 
 test('an abort and a bug are no failure of the item', async () => {

@@ -367,6 +367,14 @@ describe('compressed tars', () => {
     for (const at of [0, 5, 1, 4, 1]) await check(at);
   });
 
+  test('a reader hears that its member, which lies far behind, comes nearer', async () => {
+    const source = openBytes(big, 'x.tzst');
+    const items = await itemsOf(source);
+    let progress = 0;
+    await source.read(items[5] as Item, { maxBytes, onProgress: () => progress++ });
+    expect(progress).toBeGreaterThan(5);
+  });
+
   test('a reader that leaves disturbs no other', async () => {
     const source = openBytes(big, 'x.tzst');
     const items = await itemsOf(source);

@@ -1,6 +1,7 @@
 /** All kinds of archives, and the readers of them that one source needs. */
 import type { Objects } from '../objects/objects.ts';
 import { persistent } from '../objects/persistent.ts';
+import type { ItemRead } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import type { ArchiveKind, ArchiveReader, Member } from './archive.ts';
 import { gzipTar, zstdTar } from './packed-tar.ts';
@@ -24,11 +25,7 @@ export interface Archives {
   ): Promise<{ members: Member[]; skipped: number }>;
 
   /** As `ArchiveReader.read`. */
-  read(
-    kind: ArchiveKind,
-    item: Item,
-    options: { maxBytes: number; signal?: AbortSignal | undefined },
-  ): Promise<Uint8Array>;
+  read(kind: ArchiveKind, item: Item, options: ItemRead): Promise<Uint8Array>;
 
   /** Closes the objects, too. */
   close(): Promise<void>;

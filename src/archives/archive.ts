@@ -7,6 +7,7 @@
 import { ConfigError } from '../errors.ts';
 import type { ObjectFacts, Objects } from '../objects/objects.ts';
 import { publicUrl } from '../objects/web-url.ts';
+import type { ItemRead } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import { escapeInUri, rawOfText } from '../uri.ts';
 
@@ -32,7 +33,7 @@ export interface ArchiveReader {
   ): Promise<{ members: Member[]; skipped: number }>;
 
   /** As `Source.read`, for an item that `list` made a member of. */
-  read(item: Item, options: { maxBytes: number; signal?: AbortSignal | undefined }): Promise<Uint8Array>;
+  read(item: Item, options: ItemRead): Promise<Uint8Array>;
 
   /** Safe to call twice. */
   close(): Promise<void>;

@@ -9,7 +9,7 @@ import { errnoOf } from '../errno.ts';
 import { ConfigError, messageOf } from '../errors.ts';
 import type { ObjectFacts, Objects } from '../objects/objects.ts';
 import { persistent } from '../objects/persistent.ts';
-import { ReadError } from '../sources/source.ts';
+import { type ItemRead, ReadError } from '../sources/source.ts';
 import type { Item } from '../types.ts';
 import { cutAtFrames } from '../zstd-frames.ts';
 import { type ArchiveKind, type ArchiveReader, archiveUriOf, badArchive, type Member } from './archive.ts';
@@ -64,15 +64,12 @@ class PackedTarReader implements ArchiveReader {
     }
   }
 
-  async read(
-    item: Item,
-    { maxBytes, signal }: { maxBytes: number; signal?: AbortSignal | undefined },
-  ): Promise<Uint8Array> {
+  async read(item: Item, { maxBytes, ...options }: ItemRead): Promise<Uint8Array> {
     const { archive, first, count } = placeInTar(item, maxBytes);
     const uri = archiveUriOf(item);
     const open: OpenStream = (signal) => this.#unpack(uri, archive, signal);
     try {
-      return await this.#passes.read(`${archive} ${uri}`, open, { first, count, signal });
+      return await this.#passes.read(`${archive} ${uri}`, open, { first, count, ...options });
     } catch (error) {
       if (!(error instanceof ConfigError && error.code === 'bad-archive')) throw error;
       throw new ReadError('corrupt', error.message, { cause: error });

@@ -5,7 +5,7 @@
  *
  * Several passes of one stream are open at once, one for each shard that reads a stretch of it.
  */
-import { ReadError } from '../sources/source.ts';
+import { type ItemRead, ReadError } from '../sources/source.ts';
 
 /** Behind its position a pass keeps this much: hundreds of pictures. */
 const keptBytes = 32 * 2 ** 20;
@@ -35,14 +35,14 @@ export class Passes {
   async read(
     stream: string,
     open: OpenStream,
-    { first, count, signal }: Place & { signal?: AbortSignal | undefined },
+    { first, count, ...options }: Place & Pick<ItemRead, 'signal' | 'onProgress'>,
   ): Promise<Uint8Array> {
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     const suited = [...this.#passes].filter((pass) => pass.stream === stream && pass.reaches(first));
     const pass = suited.toSorted((a, b) => b.position - a.position)[0] ?? this.#begin(stream, open);
     this.#passes.delete(pass);
     this.#passes.add(pass);
-    return pass.read({ first, count }, signal);
+    return pass.read({ first, count }, options);
   }
 
   async close(): Promise<void> {
@@ -58,6 +58,7 @@ export class Passes {
 }
 
 interface Waiting extends Place {
+  onProgress: (() => void) | undefined;
   resolve(bytes: Uint8Array): void;
   reject(reason: unknown): void;
 }
@@ -92,10 +93,13 @@ class Pass {
     return this.#keptFrom <= first;
   }
 
-  async read(place: Place, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  async read(
+    place: Place,
+    { signal, onProgress }: Pick<ItemRead, 'signal' | 'onProgress'>,
+  ): Promise<Uint8Array> {
     if (place.first + place.count <= this.position) return this.#copy(place);
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    const waiting = { ...place, resolve, reject };
+    const waiting = { ...place, onProgress, resolve, reject };
     const leave = (): void => reject(signal?.reason);
     signal?.addEventListener('abort', leave);
     this.#waiting.add(waiting);
@@ -123,7 +127,10 @@ class Pass {
         this.#kept.push(chunk.value);
         this.position += chunk.value.length;
         for (const waiting of this.#waiting) {
-          if (waiting.first + waiting.count > this.position) continue;
+          if (waiting.first + waiting.count > this.position) {
+            waiting.onProgress?.();
+            continue;
+          }
           this.#waiting.delete(waiting);
           waiting.resolve(this.#copy(waiting));
         }

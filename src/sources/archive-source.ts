@@ -8,7 +8,7 @@ import { publicUrl } from '../objects/web-url.ts';
 import type { Item } from '../types.ts';
 import { rawOfText } from '../uri.ts';
 import { compileGlobs, type GlobFilter } from './globs.ts';
-import { type Globs, type ItemPage, ReadError, type Source } from './source.ts';
+import { type Globs, type ItemPage, type ItemRead, ReadError, type Source } from './source.ts';
 
 const pageSize = 1000;
 
@@ -53,7 +53,7 @@ export class ArchiveSource implements Source {
     }
   }
 
-  read(item: Item, options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array> {
+  read(item: Item, options: ItemRead): Promise<Uint8Array> {
     return this.#archives.read(this.#kind, item, options);
   }
 

@@ -27,12 +27,13 @@ export interface Source {
   /**
    * An item's bytes, in a buffer of their own, so that it can be transferred to another thread. Throws ReadError;
    * `transient` says whether another attempt may cure it. Reads once: the lane retries, and its signal bounds the time that
-   * a read may take; on the web, where an item may wait long for its turn, the source bounds it.
+   * a read may take; on the web, where an item may wait long for its turn, the source bounds it. Where much is to be passed
+   * before an item, as in a compressed tar, `onProgress` is called as it comes nearer, and the time begins anew.
    * An item whose etag is not what was listed is 'changed'; one over `maxBytes` is 'too-many-bytes' and is not read.
    * Throws ConfigError where not the item but the whole source is at fault ('bad-credentials', 'no-bucket'), so that a
    * key that expires fails a shard, not a million rows. An aborted read throws the signal's reason.
    */
-  read(item: Item, options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array>;
+  read(item: Item, options: ItemRead): Promise<Uint8Array>;
 
   /**
    * The item as a listing would show it now: with its etag and size of today. As given where it is gone or cannot be
@@ -42,6 +43,12 @@ export interface Source {
 
   /** Safe to call twice. */
   close(): Promise<void>;
+}
+
+export interface ItemRead {
+  maxBytes: number;
+  signal?: AbortSignal;
+  onProgress?: () => void;
 }
 
 export interface ItemPage {
