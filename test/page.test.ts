@@ -320,6 +320,15 @@ test.each([
   }
 });
 
+test('on a phone, a long name leaves all of what is searched by in sight', async () => {
+  const page = await open('search', phone);
+  await drop(page, [[`${'long-'.repeat(40)}.jpg`, await readFile(first)]]);
+  await cards(page).first().getByText('1.000').waitFor();
+  const hidden =
+    "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('.query-list'))";
+  expect(await page.evaluate<number>(hidden)).toBe(0);
+});
+
 test('the browser had nothing to complain of but the refusals that were tested', () => {
   const refused =
     /Failed to load resource: (the server responded with a status of (401|410|415)|net::ERR_INTERNET_DISCONNECTED)/;

@@ -96,7 +96,9 @@ function Hits({ found, state, actions, isFiltered }: Listing & { found: Asked<Se
     >
       <p class="results-head" role="status">
         {isLoading && !value && 'Searching …'}
-        {value && !problem && `${counted(hits.length, 'result')}, the most alike first`}
+        {value &&
+          !problem &&
+          `${counted(hits.length, 'result')}${hits.length > 1 ? ', the most alike first' : ''}`}
         {value && !problem && <span class="results-took">{tookText(value.took)}</span>}
       </p>
       {problem && <ProblemNotice problem={problem} retry={retry} />}
