@@ -240,6 +240,13 @@ test('Node is told of as many cores as a worker may use, and a process is replac
   }
 });
 
+test('an API pod answers for a while after it was taken off the Service, and then has time to end', () => {
+  const { containers, terminationGracePeriodSeconds = 0 } = podOf(base, 'api').spec ?? { containers: [] };
+  const seconds = containers[0]?.lifecycle?.preStop?.sleep?.seconds ?? 0;
+  expect(seconds).toBeGreaterThan(2);
+  expect(terminationGracePeriodSeconds - seconds).toBeGreaterThan(30);
+});
+
 test('KEDA asks the API in its own namespace, and gives it as long to scale down as the work may take', () => {
   const scaled = keda?.find((object) => object.kind === 'ScaledObject');
   const [trigger] = scaled?.spec?.triggers ?? [];
