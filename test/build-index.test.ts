@@ -46,7 +46,9 @@ test('a pool of workers builds the index of a run that asked for it', async () =
     expect(enqueued.exitCode).toBe(0);
     await done;
     worker.kill('SIGTERM');
-    expect((await worker).exitCode).toBe(0);
+    const { exitCode, stderr } = await worker;
+    expect(exitCode).toBe(0);
+    expect(stderr).toMatch(/"worker":"cpu","run":"shared".*"msg":"index done"/);
     expect(await listIndexes(openStore(output, s3Defaults))).toMatchObject([{ runs: ['shared'] }]);
   } finally {
     await redis.close();

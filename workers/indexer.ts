@@ -10,6 +10,8 @@ import { openLog } from '../src/telemetry/log.ts';
 export interface IndexerRequest {
   output: string;
   run: string;
+  /** As `WorkerOptions` has it. */
+  worker?: string | undefined;
   settings: Pick<Settings, 'logLevel' | 's3Endpoint' | 's3Region' | 'readTimeoutMs'>;
 }
 
@@ -19,8 +21,8 @@ process.on('disconnect', () => stopped.abort());
 // Ctrl-C, or its end, reaches every process of a terminal; this one ends with its worker.
 for (const signal of ['SIGINT', 'SIGHUP']) process.on(signal, () => undefined);
 
-process.once('message', async ({ output, run, settings }: IndexerRequest) => {
-  const log = openLog(settings.logLevel, (line) => process.stderr.write(line));
+process.once('message', async ({ output, run, worker, settings }: IndexerRequest) => {
+  const log = openLog(settings.logLevel, (line) => process.stderr.write(line), worker ? { worker } : {});
   const s3 = s3OptionsOf(settings);
   const store = openStore(output, s3);
   try {

@@ -188,7 +188,8 @@ async function consumeUntil(
         log.info({ run: id, items, ok, failed, limit: throughput?.verdict }, 'run done');
         // Who drives a run to its end builds its index too, and shows how far that is.
         if ((await runOf(id)).buildIndex && id !== options.run) {
-          await indexAside({ output: options.output, run: id, settings: options.settings }, lease.signal);
+          const { output, worker, settings } = options;
+          await indexAside({ output, run: id, worker, settings }, lease.signal);
         }
       },
     },
