@@ -10,6 +10,7 @@ import { closeAfterEach } from './helpers/closing.ts';
 import { makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
 import { makeBucket, testS3Options } from './helpers/s3.ts';
+import { wrapStore } from './helpers/store-wrappers.ts';
 import { tempFolder } from './helpers/temp.ts';
 
 const s3 = testS3Options();
@@ -66,7 +67,11 @@ describe.each(['file', 's3'] as const)('an index on %s', (kind) => {
       ends: { a: 'truncated', z: 'ok' },
       request: { createdAt: '2026-01-02T00:00:00.000Z' },
     });
-    expect(await unindexedRuns(store, record)).toEqual(['two']);
+    // Each search asks, and runs become many.
+    const sealed = wrapStore(store, {
+      read: (key) => (key.includes('/one/') ? Promise.reject(new Error(`${key} was read`)) : store.read(key)),
+    });
+    expect(await unindexedRuns(sealed, record)).toEqual(['two']);
     expect((await buildIndex(store, { fingerprint, s3 })).record.images).toBe(5);
     expect(await buildIndex(store, { fingerprint, s3 })).toMatchObject({ changed: false });
     const later = closing(await openIndex(store, { s3 }));

@@ -5,9 +5,16 @@
 import pMap from 'p-map';
 import { z } from 'zod';
 import { ConfigError } from '../errors.ts';
-import { generationKey, generationsPrefix, indexesPrefix, numberOfKey, retryNumber } from '../layout.ts';
+import {
+  generationKey,
+  generationsPrefix,
+  indexesPrefix,
+  numberOfKey,
+  retryNumber,
+  successKey,
+} from '../layout.ts';
 import { identitySchema } from '../models/identity.ts';
-import { encodeJson, findSuccess, listRuns, type RunRequest, readJson, readRequest } from '../runs/run.ts';
+import { encodeJson, listRuns, type RunRequest, readJson, readRequest } from '../runs/run.ts';
 import type { Store } from '../stores/store.ts';
 import { type IndexRecord, tableLayout } from './search-index.ts';
 
@@ -27,7 +34,7 @@ const recordSchema: z.ZodType<IndexRecord> = z.object({
   lensmill: z.string(),
 });
 
-/** Requests and successes that are read at once. */
+/** Runs that are looked at at once. */
 const concurrency = 16;
 
 /** The newest generation of a fingerprint's index; its first 16 digits are enough. */
@@ -82,15 +89,19 @@ export async function listIndexes(store: Pick<Store, 'read' | 'list'>): Promise<
 export async function finishedRuns(store: Store, fingerprint?: string): Promise<RunRequest[]> {
   const requests = await pMap(await listRuns(store), (run) => readRequest(store, run), { concurrency });
   const asked = requests.filter(({ model }) => (fingerprint ?? model.fingerprint) === model.fingerprint);
-  const finished = await pMap(asked, async ({ run }) => (await findSuccess(store, run)) !== undefined, {
-    concurrency,
-  });
+  const finished = new Set(await whichFinished(store, asked));
   const claims = new Map(requests.map(({ run, createdAt }) => [run, createdAt]));
   const placeOf = ({ run, retryOf, createdAt }: RunRequest): string[] => {
     const mended = retryOf ?? run;
     return [claims.get(mended) ?? createdAt, mended, retryOf === null ? '' : createdAt, run];
   };
-  return asked.filter((_, at) => finished[at]).toSorted((a, b) => compareLists(placeOf(a), placeOf(b)));
+  return asked.filter((one) => finished.has(one)).toSorted((a, b) => compareLists(placeOf(a), placeOf(b)));
+}
+
+/** Asks whether a success is there, and reads none: it names every part of its run. */
+async function whichFinished(store: Store, requests: readonly RunRequest[]): Promise<RunRequest[]> {
+  const found = await pMap(requests, ({ run }) => store.head(successKey(run)), { concurrency });
+  return requests.filter((_, at) => found[at] !== undefined);
 }
 
 /** A run and its retries, as the index holds them. Throws ConfigError 'no-run' where the index does not hold it. */
@@ -100,11 +111,13 @@ export function heldRuns(run: string, { runs }: IndexRecord): string[] {
   throw new ConfigError('no-run', `the index holds no run ${run}; it holds ${runs.join(', ')}`);
 }
 
-/** Finished runs of the index's fingerprint that are not in it, in the order in which they count. */
-export async function unindexedRuns(store: Store, record: IndexRecord): Promise<string[]> {
-  const held = new Set(record.runs);
-  const runs = await finishedRuns(store, record.model.fingerprint);
-  return runs.map(({ run }) => run).filter((run) => !held.has(run));
+/** Finished runs of the index's fingerprint that are not in it, by id. Of those that are in it nothing is read. */
+export async function unindexedRuns(store: Store, { runs, model }: IndexRecord): Promise<string[]> {
+  const held = new Set(runs);
+  const others = (await listRuns(store)).filter((run) => !held.has(run));
+  const requests = await pMap(others, (run) => readRequest(store, run), { concurrency });
+  const asked = requests.filter((request) => request.model.fingerprint === model.fingerprint);
+  return (await whichFinished(store, asked)).map(({ run }) => run);
 }
 
 function compareLists(a: readonly string[], b: readonly string[]): number {
