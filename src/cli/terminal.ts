@@ -14,7 +14,11 @@ export function openTerminal(stream: NodeJS.WriteStream): Terminal {
   if (!stream.isTTY)
     return { isLive: false, writeLine: (line) => void stream.write(line), show: () => undefined };
 
-  const prettify = prettyFactory({ colorize: true, translateTime: 'SYS:HH:MM:ss', singleLine: true });
+  const prettify = prettyFactory({
+    colorize: stream.hasColors(),
+    translateTime: 'SYS:HH:MM:ss',
+    singleLine: true,
+  });
   let live = '';
   const draw = (above = ''): void => {
     // Cut to the width: a wrapped line could not be erased.
