@@ -161,6 +161,24 @@ test('a signal that was aborted before is looked at before anything is done', as
   await expect(output.verify('day', { signal })).rejects.toThrow('too late');
 });
 
+test('a signal while a run is planned leaves a run, and says which', async () => {
+  const source = tempFolder();
+  writeFileSync(join(source, 'broken.jpg'), 'no picture');
+  const stop = new AbortController();
+  const lines: string[] = [];
+  const onLog = (line: string): void => {
+    lines.push(line);
+    if (line.includes('"run start"')) stop.abort(new Error('enough'));
+  };
+  const options = { run: 'p', model: 'null', device: 'cpu', onLog, signal: stop.signal };
+  const written = tempFolder();
+  await expect(indexRun(source, written, options)).rejects.toThrow('enough');
+  const last = JSON.parse(lines.at(-1) ?? '');
+  expect(last).toMatchObject({ run: 'p', msg: expect.stringContaining('lensmill resume') });
+  await using stopped = await openOutput(written);
+  expect(await stopped.run('p')).toMatchObject({ state: 'planning' });
+});
+
 test('a signal that comes between the plan and the worker stops the run, and resumeRun does the rest', async () => {
   const source = tempFolder();
   const written = tempFolder();

@@ -24,7 +24,13 @@ export function addEnqueueCommand(program: Command): void {
 
 /** Enqueues what the store does not hold of a run, and says how workers get at it. */
 export async function enqueueAndTell(context: Context, store: Store, run: Run): Promise<ExitCode> {
-  const queue = await enqueueRun(context, store, run);
+  const queue = await enqueueRun(context, store, run).catch((error) => {
+    if (context.wasInterrupted)
+      process.stderr.write(
+        `stopped; go on with: lensmill resume ${run.run} --enqueue --output ${store.uri}\n`,
+      );
+    throw error;
+  });
   const { run: id, items, shards } = run;
   context.print(
     { run: id, items, shards, output: store.uri, queue },

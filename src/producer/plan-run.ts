@@ -173,6 +173,13 @@ export async function completePlan(caller: Caller, store: Store, request: RunReq
     const changes = run.since !== null && { new: items - replaced, changed: replaced - gone, gone, kept };
     log.info({ run: run.run, items, shards, skipped, ...changes }, 'run planned');
     return run;
+  } catch (error) {
+    if (interrupted.aborted)
+      log.warn(
+        { run: request.run, output: store.uri },
+        'planning was stopped; `lensmill resume` goes on with the run',
+      );
+    throw error;
   } finally {
     progress.close();
     await source.close();
