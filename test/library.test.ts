@@ -123,6 +123,7 @@ test('what is wrong with a call is a ConfigError with a code', async () => {
   const missing = join(tempFolder(), 'nothing');
   const cases: [string, () => Promise<unknown>][] = [
     ['unknown-setting', () => openOutput(folder, { topk: 3 } as object)],
+    ['missing-source', () => indexRun([], folder)],
     ['bad-setting', () => indexRun(folder, folder, { topK: 0 })],
     ['unknown-scheme', () => openOutput('ftp://host/')],
     ['no-run', () => output.run('zzz')],
@@ -266,6 +267,10 @@ describe('an index', () => {
       ]);
       await expect(index.search([])).rejects.toMatchObject({ code: 'bad-option' });
       await expect(index.search({ id: 'a' }, { k: 0 })).rejects.toMatchObject({ code: 'bad-option' });
+      for (const query of ['a', {}] as unknown as { id: string }[])
+        await expect(index.search(query)).rejects.toMatchObject({ code: 'bad-option' });
+      for (const options of [{ threshold: Number.NaN }, { threshold: 2 }, { limit: -1 }])
+        await expect(index.duplicates(options)).rejects.toMatchObject({ code: 'bad-option' });
       await expect(index.search({ vector: [1, 2] })).rejects.toMatchObject({ code: 'wrong-dimension' });
     } finally {
       await index.close();

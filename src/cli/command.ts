@@ -1,6 +1,5 @@
 /** What every command shares: settings from flags, environment and file; a log; results; exit codes. */
 import { type Command, Option } from 'commander';
-import type { z } from 'zod';
 import { ConfigError, messageOf } from '../errors.ts';
 import type { Caller } from '../producer/caller.ts';
 import { explainRedisReply } from '../redis/errors.ts';
@@ -116,14 +115,6 @@ export function addCommand(program: Command, name: string, options: CommandOptio
       await stopTraces();
     }
   });
-}
-
-/** The value of an option of one command alone; `undefined` where it was not given. Throws ConfigError 'bad-option'. */
-export function readOption<T>(flag: string, given: unknown, schema: z.ZodType<T>): T | undefined {
-  if (given === undefined) return undefined;
-  const parsed = schema.safeParse(given);
-  if (parsed.success) return parsed.data;
-  throw new ConfigError('bad-option', `${flag}: ${parsed.error.issues[0]?.message} (got '${given}')`);
 }
 
 function reportError(thrown: unknown, context: Context | undefined): ExitCode {

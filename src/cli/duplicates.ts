@@ -5,10 +5,10 @@ import { type DuplicateImage, type Duplicates, findDuplicates } from '../search/
 import { openIndex } from '../search/open-index.ts';
 import { type SearchIndex, usualThreshold } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings/options.ts';
-import { whole } from '../settings/values.ts';
+import { readOption, whole } from '../settings/values.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply } from '../web/replies.ts';
-import { addCommand, type Context, exitCodes, readOption } from './command.ts';
+import { addCommand, type Context, exitCodes } from './command.ts';
 import { filterOf, filterOptions, indexOptions } from './filters.ts';
 import { placeSettings, readSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';

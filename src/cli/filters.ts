@@ -3,8 +3,7 @@ import { z } from 'zod';
 import { findLabels } from '../models/labels.ts';
 import { heldRuns } from '../search/record.ts';
 import type { Filter, IndexRecord } from '../search/search-index.ts';
-import { byteSize, whole } from '../settings/values.ts';
-import { readOption } from './command.ts';
+import { byteSize, readOption, whole } from '../settings/values.ts';
 
 export const filterOptions: readonly [string, string][] = [
   ['--label <labels...>', 'only images that have one of these among their labels: names, or indices'],

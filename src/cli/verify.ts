@@ -2,9 +2,9 @@
 import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
 import { readRun, readSuccess } from '../runs/run.ts';
-import { whole } from '../settings/values.ts';
+import { readOption, whole } from '../settings/values.ts';
 import { isSound, type Verification, verifyRun } from '../verify.ts';
-import { addCommand, type ExitCode, exitCodes, readOption } from './command.ts';
+import { addCommand, type ExitCode, exitCodes } from './command.ts';
 import type { DeepVerification } from './deep.ts';
 import { placeSettings, readSettings, workSettings } from './option-groups.ts';
 import { openForReading } from './output.ts';

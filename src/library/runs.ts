@@ -35,7 +35,7 @@ export async function indexRun(
 ): Promise<FinishedRun> {
   return act(output, options, async (caller, store) => {
     requireDevice(caller.settings);
-    return finishRun(caller, store, await planNewRun(caller, store, [sources].flat(), newRunOf(options)));
+    return finishRun(caller, store, await planNewRun(caller, store, urisOf(sources), newRunOf(options)));
   });
 }
 
@@ -47,7 +47,7 @@ export async function enqueueRun(
 ): Promise<EnqueuedRun> {
   return act(output, options, async (caller, store) => {
     required(caller.settings, 'redis');
-    const run = await planNewRun(caller, store, [sources].flat(), newRunOf(options));
+    const run = await planNewRun(caller, store, urisOf(sources), newRunOf(options));
     const queue = await enqueuePlanned(caller, store, run);
     return { run: run.run, items: run.items, shards: run.shards, queue };
   });
@@ -81,6 +81,13 @@ async function act<T>(
   return withOutput(output, places, ({ store, options: opened }) =>
     work(callerOf({ ...opened, ...options }), store),
   );
+}
+
+/** Throws ConfigError 'missing-source'. */
+function urisOf(sources: string | readonly string[]): readonly string[] {
+  const uris = [sources].flat();
+  if (uris.length > 0) return uris;
+  throw new ConfigError('missing-source', 'no source is given: name one or several');
 }
 
 function newRunOf({ run, since, buildIndex }: EnqueueOptions): NewRunOptions {

@@ -20,6 +20,7 @@ import {
 import { finishedRuns, heldRuns } from '../search/record.ts';
 import { type Filter as IndexFilter, type SearchIndex, usualThreshold } from '../search/search-index.ts';
 import { s3OptionsOf } from '../settings/options.ts';
+import { number, readOption, whole } from '../settings/values.ts';
 import type { Store } from '../stores/store.ts';
 import { hitReply, imageReply, namesOf } from '../web/replies.ts';
 import { callerOf, settingsOf } from './caller.ts';
@@ -46,6 +47,7 @@ import type {
 
 const usualHits = 20;
 const mostHits = 1000;
+const cosine = number(-1, 1);
 
 /**
  * Brings the retrieval index of an output up to date with its finished runs. Throws ConfigError 'no-run', 'which-index' where the
@@ -119,6 +121,8 @@ export async function search(
   }
 }
 
+const kinds = ['id', 'vector', 'file', 'url', 'content'];
+
 class OpenIndex implements Index {
   readonly images: number;
   readonly runs: readonly string[];
@@ -143,14 +147,17 @@ class OpenIndex implements Index {
   }
 
   async search(by: Query | readonly Query[], options: Given<SearchOptions> = {}): Promise<Hit[]> {
-    const { k = usualHits, filter, minScore, exact = false, signal } = options;
-    if (!(Number.isInteger(k) && k >= 1 && k <= mostHits))
-      throw new ConfigError('bad-option', `k: expected 1 to ${mostHits}, got ${k}`);
+    const { filter, exact = false, signal } = options;
+    const k = readOption('k', options.k, whole(1, mostHits)) ?? usualHits;
+    const minScore = readOption('minScore', options.minScore, cosine);
     const asked: readonly Query[] = [by].flat();
     if (asked.length === 0) throw new ConfigError('bad-option', 'nothing to search by: give a query');
     const vectors: Float32Array[] = [];
     const queries: Known[] = [];
     for (const query of asked) {
+      // A program in JavaScript may give a path as it is.
+      if (typeof query !== 'object' || !kinds.some((kind) => kind in query))
+        throw new ConfigError('bad-option', `a query is an object with one of ${kinds.join(', ')}`);
       if ('vector' in query) vectors.push(Float32Array.from(query.vector));
       else queries.push(await this.#find(query));
     }
@@ -179,7 +186,9 @@ class OpenIndex implements Index {
   }
 
   async duplicates(options: Given<DuplicatesOptions> = {}): Promise<Duplicates> {
-    const { threshold = usualThreshold, filter, limit, signal, onProgress } = options;
+    const { filter, signal, onProgress } = options;
+    const threshold = readOption('threshold', options.threshold, cosine) ?? usualThreshold;
+    const limit = readOption('limit', options.limit, whole(1));
     const { images, found, groups } = await findDuplicates(this.#index, {
       threshold,
       filter: this.#filterOf(filter),

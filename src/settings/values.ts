@@ -1,6 +1,6 @@
 /** How the values of settings are written: numbers, sizes, durations, lists. */
 import { z } from 'zod';
-import { messageOf } from '../errors.ts';
+import { ConfigError, messageOf } from '../errors.ts';
 import { parseRedisAddress } from '../redis/address.ts';
 
 export const text = z.string().min(1, 'expected a value');
@@ -69,3 +69,11 @@ export const redisUrl = text.superRefine((value, context) => {
     context.addIssue({ code: 'custom', message: messageOf(error) });
   }
 });
+
+/** The value of an option that is no setting; `undefined` where it was not given. Throws ConfigError 'bad-option'. */
+export function readOption<T>(name: string, given: unknown, schema: z.ZodType<T>): T | undefined {
+  if (given === undefined) return undefined;
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  throw new ConfigError('bad-option', `${name}: ${parsed.error.issues[0]?.message} (got '${given}')`);
+}
