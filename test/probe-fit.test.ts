@@ -135,6 +135,13 @@ describe('the split', () => {
     expect([...split(1)]).not.toEqual([...parts]);
   });
 
+  test('holds out the same of a class, whatever other classes there are', () => {
+    const others = Array.from({ length: 30 }, (_, at) => ({ sha256: `other ${at}`, label: 2 }));
+    const isHeld = (parts: Int8Array) =>
+      [...parts.subarray(0, pictures.length)].map((part) => part === heldOut);
+    expect(isHeld(split(0, [...pictures, ...others]))).toEqual(isHeld(split(0)));
+  });
+
   test('leaves a picture a fold to learn from, however much is to be held out', () => {
     const few = pictures.slice(0, 10);
     const parts = splitExamples(few, { share: 0.9, seed: 0 });

@@ -1,7 +1,8 @@
 /**
  * Which examples a probe learns from and which it is judged by: class by class, in an order that the hash of a picture's content
- * and the seed decide, so that the same pictures are parted alike whatever else is labelled. Copies of one picture (the same
- * bytes) stay together: one that is learned from says nothing about one that is judged by.
+ * and the seed decide: of a class the same pictures are held out whatever other classes there are; of one that grows, others
+ * may be held out. Copies of one picture (the same bytes) stay together: one that is learned from says nothing about one that is
+ * judged by.
  */
 import { createHash } from 'node:crypto';
 
