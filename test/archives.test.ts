@@ -1,7 +1,8 @@
 /** What every archive promises (src/archives/archive.ts), held by each kind, in a file and in a store. */
 import { randomUUID } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { archiveKindOf } from '../src/archives/archive-kinds.ts';
@@ -267,6 +268,18 @@ describe.each(grounds)('archives within $where', ({ newGround }) => {
     await ground.put('x.tar!a.jpg', Buffer.from('file'));
     await expect(listAll(openWithin(ground))).rejects.toMatchObject({ code: 'ambiguous-id' });
   });
+});
+
+test('an archive that is not there, behind its link, is one item that fails with that reason, until it is there', async () => {
+  const ground = await newFolder();
+  const folder = fileURLToPath(ground.uriOf(''));
+  symlinkSync('elsewhere.tar', join(folder, 'link.tar'));
+  const source = openWithin(ground, pictures);
+  const [item] = (await listAll(source)).items as [Item];
+  expect(item.id).toBe('link.tar');
+  await expect(source.read(item, { maxBytes })).rejects.toMatchObject({ code: 'not-found' });
+  await ground.put('elsewhere.tar', makeArchive('.tar', [['a.jpg', 'a']]));
+  await expect(source.read(item, { maxBytes })).rejects.toMatchObject({ code: 'changed' });
 });
 
 test('whatever the names, a listing goes on after any id as if it had not stopped', async () => {

@@ -49,7 +49,8 @@ export function archivesWithin(open: (globs: Globs) => Source, globs: Globs, obj
           ? error.code === 'bad-archive'
           : error instanceof ReadError && !error.transient;
       if (!isItsOwn) throw explainList(error, archive.uri);
-      return { damaged: { ...archive, extra: { damage: messageOf(error) } } };
+      const isDamaged = error instanceof ConfigError;
+      return { damaged: { ...archive, ...(isDamaged && { extra: { damage: messageOf(error) } }) } };
     }
   }
 
@@ -115,9 +116,11 @@ export function archivesWithin(open: (globs: Globs) => Source, globs: Globs, obj
       const kind = archiveKindOf(item.at ? archiveUriOf(item) : item.id);
       if (!kind) return outer.read(item, options);
       if (item.at) return archives.read(kind, item, options);
-      const { damage = 'it could not be read when it was listed, and has changed since: list it anew' } =
-        item.extra ?? {};
-      throw new ReadError('corrupt', String(damage));
+      // Throws where it still may not be read, or is gone.
+      await objects.readRange(item.uri, { etag: item.etag, first: 0, count: 1, signal: options.signal });
+      const { damage } = item.extra ?? {};
+      if (damage !== undefined) throw new ReadError('corrupt', String(damage));
+      throw new ReadError('changed', 'it could not be read when it was listed, as it can now: list it anew');
     },
 
     async refresh(item) {
