@@ -320,6 +320,13 @@ test.each([
   }
 });
 
+test('a picture whose source is gone says so in its place', async () => {
+  const page = await open('runs');
+  await page.route('**/thumbnail?*', (route) => route.fulfill({ status: 410 }));
+  await page.goto(`${address}#/search`);
+  await cards(page).first().getByText('cannot be read').waitFor();
+});
+
 test('on a phone, a long name leaves all of what is searched by in sight', async () => {
   const page = await open('search', phone);
   await drop(page, [[`${'long-'.repeat(40)}.jpg`, await readFile(first)]]);

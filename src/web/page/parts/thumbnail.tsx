@@ -12,6 +12,7 @@ export function Thumbnail({ image, size, isLazy = true }: { image: Image; size: 
     return (
       <span class="picture picture-broken" role="img" aria-label={`${alt}; its source cannot be read`}>
         <Icon name="picture" />
+        <span class="picture-why">cannot be read</span>
       </span>
     );
   return (
