@@ -11,6 +11,7 @@ import { openStore } from '../src/stores/open-store.ts';
 import type { Store } from '../src/stores/store.ts';
 import { noMeasures } from '../src/telemetry/measures.ts';
 import type { FailedImages, RunFacts } from '../src/web/api.ts';
+import { lensmill } from './helpers/cli.ts';
 import { contextOf } from './helpers/context.ts';
 import { finish, itemsOf, listerOf, makeFinishedRun } from './helpers/finished-run.ts';
 import { makeRequest } from './helpers/requests.ts';
@@ -187,6 +188,21 @@ test('who would follow the runs of an output that cannot be read is told so', as
   } finally {
     await other.close();
   }
+});
+
+test('a server that cannot begin lets go of Redis, and ends', async () => {
+  const uri = store.uri.replace('file://', '');
+  const { exitCode, stderr } = await lensmill([
+    'serve',
+    uri,
+    '--port',
+    '0',
+    '--run',
+    'none',
+    '--redis',
+    redis.url,
+  ]);
+  expect([exitCode, stderr]).toEqual([2, expect.stringContaining('none')]);
 });
 
 test('without Redis, runs are told by the store', async () => {

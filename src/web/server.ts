@@ -214,7 +214,12 @@ export async function openServer({
   }
   app.setNotFoundHandler(unknownRoute);
   await app.register(pageRoutes(pageFolder));
-  await openFirst(serving);
+  try {
+    await openFirst(serving);
+  } catch (error) {
+    await app.close();
+    throw error;
+  }
   return app;
 }
 
