@@ -14,10 +14,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, Worker } from 'bullmq';
 import { messageOf, OutOfReach, RunBlocked } from './errors.ts';
 import { type HeldLease, type Lease, LeaseLost, openLease } from './lease.ts';
-import { finalizeJob, prefix, type QueueAddress, runQueue, type ShardQueue, shardJob } from './queue.ts';
+import {
+  finalizeJob,
+  prefix,
+  type QueueAddress,
+  type RunEntry,
+  runQueue,
+  type ShardQueue,
+  shardJob,
+} from './queue.ts';
 import { openRedis } from './redis/connection.ts';
 import { explainRedisReply } from './redis/errors.ts';
-import type { RunNeeds } from './runs/run.ts';
 import type { Logger } from './telemetry/log.ts';
 import { inSpan } from './telemetry/traces.ts';
 
@@ -52,7 +59,7 @@ export interface TakenShard {
 
 export interface ConsumerHandlers {
   /** Whether this worker can do a run's shards. */
-  fits(run: string, needs: RunNeeds): boolean;
+  fits(run: string, entry: RunEntry): boolean;
   onShard(taken: TakenShard): Promise<void>;
   /** May go on to index what is finished: it ends early where the lease does. */
   onFinalize(run: string, lease: Lease): Promise<void>;
@@ -146,7 +153,7 @@ export function consumeShards(
       void member.close();
     }
     const open = [...runs]
-      .filter(([run, { state, needs }]) => state === 'open' && handlers.fits(run, needs))
+      .filter(([run, entry]) => entry.state === 'open' && handlers.fits(run, entry))
       .map(([run]) => run)
       .sort();
     isAnyOpen = open.length > 0;

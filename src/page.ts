@@ -113,7 +113,7 @@ export function openPlan(store: Store): (run: Run, shard: number) => Promise<Ite
 export function openPlanLines(store: Store): (run: Run, shard: number) => Promise<Uint8Array> {
   const indices = new Map<string, Promise<PageIndex | undefined>>();
   const indexOf = (run: Run, page: number): Promise<PageIndex | undefined> => {
-    const key = pageKey(run.run, page);
+    const key = `${pageKey(run.run, page)} ${run.createdAt}`;
     let index = indices.get(key);
     if (!index) {
       if (indices.size >= keptIndices) indices.clear();

@@ -78,12 +78,18 @@ const runEntry = z.object({
   needs: z.object({ lensmill: z.string(), model: z.string() }),
   /** Of its plan, for whoever would tell how much is left and does not read the store. */
   size: z.object({ items: z.number(), shards: z.number() }).optional(),
+  /** Tells a run from one that had its id before, and was deleted. */
+  createdAt: z.string().optional(),
 });
 export type RunEntry = z.infer<typeof runEntry>;
 
 export interface ShardQueue {
   /** Opens a run to workers, new or again, with all that earlier failures and pauses left of it forgotten. */
-  openRun(run: string, needs: RunNeeds, size?: RunEntry['size']): Promise<void>;
+  openRun(
+    run: string,
+    needs: RunNeeds,
+    facts?: RunEntry['size'] & Pick<RunEntry, 'createdAt'>,
+  ): Promise<void>;
   /**
    * Enqueues shards while keeping at most `highWater` of the run waiting; resolves when all are in. A shard that is
    * in the queue already stays as it is, but no longer waits for its next attempt.
@@ -162,7 +168,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
   });
 
   const queue: ShardQueue = {
-    async openRun(run, needs, size) {
+    async openRun(run, needs, facts) {
       await redis.del(key(run, 'failures'));
       await forgetPace(redis, countersOf(run));
       // A cancel that was broken off may have left it paused.
@@ -171,7 +177,7 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
         v: 1,
         state: 'open',
         needs,
-        ...(size && { size: { items: size.items, shards: size.shards } }),
+        ...(facts && { size: { items: facts.items, shards: facts.shards }, createdAt: facts.createdAt }),
       };
       await redis.hset(register, run, JSON.stringify(entry));
     },

@@ -1,7 +1,8 @@
 /** Several workers of one machine: what becomes of a run, and of them, as they crash, grow, freeze and are stopped. */
-import { readdirSync, statSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { listDevices } from '../src/devices/list-devices.ts';
 import { type PrivateRedis, startPrivateRedis } from '../src/redis/server.ts';
@@ -124,6 +125,21 @@ describe.concurrent('a pool', () => {
     const files = readdirSync(photos).map((name) => statSync(join(photos, name)).size);
     expect(sum(bytes.map(({ read }) => read))).toBe(sum(files));
     expect(work.log.join()).toContain('as soon as it has its model');
+  });
+
+  test('does a run that was deleted and made anew under its id as it is now', async () => {
+    const work = await newWork();
+    const few = join(tempFolder(), 'few');
+    await makeTinyPictures(few, 15);
+    const pool = start(work, listDevices(['cpu']));
+    await enqueueSmall(work, 'r', { photos: few });
+    expect(await finishRun(work.store, 'r')).toEqual({ items: 15, problems: [] });
+    rmSync(join(fileURLToPath(work.store.uri), 'runs/r'), { recursive: true });
+    await enqueueSmall(work, 'r', { photos });
+    expect(await finishRun(work.store, 'r')).toEqual({ items: pictures, problems: [] });
+    expect(work.log.join()).not.toContain('shard failed');
+    pool.stop();
+    await pool.ended;
   });
 
   test('of which every worker is given up ends with the reason', async () => {

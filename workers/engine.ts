@@ -172,12 +172,13 @@ export async function openEngine(store: Store, run: Run, options: EngineOptions)
     arrangement,
     decoder: decoding.decoder,
     async announceRun(run) {
-      let ready = announced.get(run.run);
+      const key = `${run.run} ${run.createdAt}`;
+      let ready = announced.get(key);
       if (!ready) {
         ready = announce(run);
-        announced.set(run.run, ready);
+        announced.set(key, ready);
         // The next shard tries again.
-        ready.catch(() => announced.delete(run.run));
+        ready.catch(() => announced.delete(key));
       }
       await ready;
     },

@@ -157,7 +157,11 @@ async function consumeUntil(
     queue,
     log,
     handlers: {
-      fits: models.fits,
+      fits(id, { needs, createdAt }) {
+        // It was deleted, and made anew.
+        if (runs.get(id)?.createdAt !== createdAt) runs.delete(id);
+        return models.fits(id, needs);
+      },
       onNoShard: tally.noShard,
       onLeft: (how) => report({ kind: 'shard left', how }),
       async onShard({ run: id, shard, suspect, lease }) {
