@@ -1,5 +1,5 @@
 /** Whole commands, as a user types them: what they print, what they leave, what they exit with. */
-import { existsSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { copyFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Command } from 'commander';
@@ -228,7 +228,8 @@ test('a producer and workers of their own share a run; a worker that is killed i
     const workers = [0, 1].map(() => lensmill(['work'], env));
     await Promise.all(workers.map((worker) => logged(worker, 'worker ready')));
     const enqueued = await lensmill(['enqueue', photos, '--run', 'shared', ...smallShards, '--json'], env);
-    expect(JSON.parse(enqueued.stdout)).toMatchObject({ run: 'shared', items: photoCount, shards: 6 });
+    const planned = { run: 'shared', items: photoCount, shards: 6 };
+    expect(JSON.parse(enqueued.stdout)).toMatchObject({ ...planned, enqueued: 6 });
 
     const done = Promise.any(workers.map((worker) => logged(worker, 'run done')));
     await Promise.all(workers.map((worker) => logged(worker, 'model loaded')));
@@ -245,6 +246,11 @@ test('a producer and workers of their own share a run; a worker that is killed i
     expect(throughput.images).toBeGreaterThan(0);
     expect(throughput.images).toBeLessThanOrEqual(photoCount);
     expect((await lensmill(['verify', 'shared', '--output', output])).exitCode).toBe(0);
+
+    for (const lost of ['parts/part-00003.parquet', '_SUCCESS.json'])
+      rmSync(join(output, 'runs/shared', lost));
+    const resumed = await lensmill(['resume', 'shared', '--enqueue', '--json'], env);
+    expect(JSON.parse(resumed.stdout)).toMatchObject({ ...planned, enqueued: 1 });
   } finally {
     await redis.close();
   }

@@ -24,7 +24,7 @@ export function addEnqueueCommand(program: Command): void {
 
 /** Enqueues what the store does not hold of a run, and says how workers get at it. */
 export async function enqueueAndTell(context: Context, store: Store, run: Run): Promise<ExitCode> {
-  const queue = await enqueueRun(context, store, run).catch((error) => {
+  const { queue, enqueued } = await enqueueRun(context, store, run).catch((error) => {
     if (context.wasInterrupted)
       process.stderr.write(
         `stopped; go on with: lensmill resume ${run.run} --enqueue --output ${store.uri}\n`,
@@ -32,9 +32,13 @@ export async function enqueueAndTell(context: Context, store: Store, run: Run): 
     throw error;
   });
   const { run: id, items, shards } = run;
+  const what =
+    enqueued === shards
+      ? `${items} images in ${shards} shards are enqueued`
+      : `${enqueued} of ${shards} shards are enqueued; the store has the others`;
   context.print(
-    { run: id, items, shards, output: store.uri, queue },
-    `run ${id}: ${items} images in ${shards} shards are enqueued\nnext: lensmill work --output ${store.uri}   # on each worker`,
+    { run: id, items, shards, enqueued, output: store.uri, queue },
+    `run ${id}: ${what}\nnext: lensmill work --output ${store.uri}   # on each worker`,
   );
   return exitCodes.done;
 }

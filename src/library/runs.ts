@@ -48,7 +48,7 @@ export async function enqueueRun(
   return act(output, options, async (caller, store) => {
     required(caller.settings, 'redis');
     const run = await planNewRun(caller, store, urisOf(sources), newRunOf(options));
-    const queue = await enqueuePlanned(caller, store, run);
+    const { queue } = await enqueuePlanned(caller, store, run);
     return { run: run.run, items: run.items, shards: run.shards, queue };
   });
 }

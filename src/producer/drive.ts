@@ -92,14 +92,14 @@ export async function driveRun(caller: Caller, store: Store, run: Run): Promise<
 
 /**
  * Enqueues, of a run that is open, exactly the shards that the store does not hold, and tells Redis of those that it does. Redis may be new, old,
- * or know the run already: nothing is counted or done twice.
+ * or know the run already: nothing is counted or done twice. Gives how many they are.
  */
 export async function enqueueMissing(
   queue: ShardQueue,
   store: Store,
   run: Run,
   options: { highWater: number; attempts: number; signal?: AbortSignal },
-): Promise<void> {
+): Promise<number> {
   const { shards: counted } = await queue.progress(run.run);
   let parts = await listParts(store, run.run);
   if (parts.size < counted) {
@@ -119,8 +119,12 @@ export async function enqueueMissing(
     );
   }
   // More may be done than stood in the listing; whoever counts the last shard has the run finished.
-  if (Math.max(done, parts.size) >= run.shards) return queue.enqueueFinalize(run.run);
+  if (Math.max(done, parts.size) >= run.shards) {
+    await queue.enqueueFinalize(run.run);
+    return 0;
+  }
   await queue.enqueue(run.run, missingShards(), options);
+  return run.shards - parts.size;
 
   function* missingShards(): Iterable<number> {
     for (let shard = 0; shard < run.shards; shard++) if (!parts.has(shard)) yield shard;

@@ -11,11 +11,15 @@ import { openRedis } from './redis.ts';
 const lookMs = 5_000;
 
 /**
- * Enqueues what the store does not hold of a run; gives the name of its queue. Waits for a Redis that is away, and says so.
- * Throws ConfigError 'missing-setting', the reason of `interrupted`, and an Error where the run was cancelled meanwhile, or
- * Redis has lost it.
+ * Enqueues what the store does not hold of a run; gives the name of its queue, and how many shards that were. Waits for a Redis
+ * that is away, and says so. Throws ConfigError 'missing-setting', the reason of `interrupted`, and an Error where the run was
+ * cancelled meanwhile, or Redis has lost it.
  */
-export async function enqueueRun(caller: Caller, store: Store, run: Run): Promise<string> {
+export async function enqueueRun(
+  caller: Caller,
+  store: Store,
+  run: Run,
+): Promise<{ queue: string; enqueued: number }> {
   const { settings, log, interrupted } = caller;
   required(settings, 'redis');
   const redis = await openRedis(caller);
@@ -26,16 +30,17 @@ export async function enqueueRun(caller: Caller, store: Store, run: Run): Promis
   const stateOf = async () => (await answerOf(queue.runs(), log, signal)).get(run.run)?.state;
   try {
     await answerOf(queue.openRun(run.run, needsOf(run), run), log, signal);
-    await Promise.race([
+    const enqueued = await Promise.race([
       enqueueMissing(queue, store, run, { ...settings, signal }),
       untilTakenOff(stateOf, signal),
     ]);
+    const told = { queue: name, enqueued: enqueued ?? 0 };
     const state = await stateOf();
-    if (!isTakenOff(state)) return name;
+    if (!isTakenOff(state)) return told;
     // No worker takes any of it, and none makes room for more.
     over.abort();
     await queue.dropJobs(run.run);
-    if (await findSuccess(store, run.run)) return name;
+    if (await findSuccess(store, run.run)) return told;
     throw new Error(
       `${state ? `run ${run.run} was cancelled` : `Redis has lost run ${run.run}`} while it was enqueued; go on with: lensmill resume ${run.run} --enqueue --output ${store.uri}`,
     );
@@ -53,7 +58,7 @@ export async function enqueueRun(caller: Caller, store: Store, run: Run): Promis
 async function untilTakenOff(
   stateOf: () => Promise<RunState | undefined>,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<undefined> {
   while (!isTakenOff(await stateOf())) await sleep(lookMs, undefined, { signal });
 }
 
