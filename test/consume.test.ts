@@ -279,9 +279,16 @@ test("whose lock is another worker's drops the shard, and says nothing of it to 
 test('a shard that is done as its run is cancelled has not failed', async () => {
   const { queue, consume } = newQueue();
   const left: ShardLeft[] = [];
-  const consumer = consume({ onLeft: (how) => left.push(how), onShard: () => queue.dropJobs('r') });
+  const taken = Promise.withResolvers<void>();
+  const consumer = consume({
+    onLeft: (how) => left.push(how),
+    onShard: () => {
+      taken.resolve();
+      return queue.dropJobs('r');
+    },
+  });
   await enqueue(queue, 'r', 1, { highWater: 10, attempts: 1 });
-  await until(() => consumer.vitals().shardsInFlight === 1);
+  await taken.promise;
   await consumer.close(600_000);
   expect(left).toEqual([]);
   expect((await queue.progress('r')).failures).toEqual({});

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pMap from 'p-map';
+import { requestKey } from '../../src/layout.ts';
 import { readShard } from './audit.ts';
 import { startFaultProxy } from './fault-proxy.ts';
 import { killWhileWorking, workDoneAgain } from './kills.ts';
@@ -41,12 +42,17 @@ export const packedKills: Scenario = {
     const server = await stage.startS3();
 
     const planners = new Map<string, AbortController>();
+    /** Before it is, the source is looked at, too: whoever is killed there leaves nothing to go on with. */
+    const claimed = new Set<string>();
+    const isClaimed = (run: string): boolean =>
+      claimed.has(run) || existsSync(`${stage.folder}/output/${requestKey(run)}`);
     const proxy = await startFaultProxy(server.endpoint, {
       rate,
       random: stage.random,
       onRequest(method, path) {
+        for (const run of runs) if (method === 'PUT' && path.includes(requestKey(run))) claimed.add(run);
         const [name = ''] = /(?<=pictures\.)[a-z.]+/.exec(path) ?? [];
-        if (method === 'GET') planners.get(name)?.abort();
+        if (method === 'GET' && isClaimed(name)) planners.get(name)?.abort();
       },
     });
     stage.atEnd(() => proxy.close());
