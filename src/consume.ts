@@ -219,15 +219,15 @@ export function consumeShards(
       );
     }, renewMs);
     try {
-      const failed = await handle(job, lease).then(
-        () => undefined,
-        (error: unknown) => ({ error }),
+      await handle(job, lease).then(
+        () => complete(job, token),
+        (error: unknown) => giveUp(job, token, lease.signal.aborted ? lease.signal.reason : error),
       );
-      if (failed) await giveUp(job, token, lease.signal.aborted ? lease.signal.reason : failed.error);
-      else await complete(job, token);
     } catch (error) {
-      // What became of the job does not depend on it: Redis did not hear, and the lock expires, or the job is gone.
-      report(lease.signal.aborted ? lease.signal.reason : error);
+      // Redis has not heard what became of it: the lock is over, or will be, or the job is gone.
+      const { reason } = lease.signal;
+      if (reason instanceof LeaseLost) await giveUp(job, token, reason);
+      else report(error);
     } finally {
       clearInterval(renewal);
       lease.close();
@@ -264,7 +264,6 @@ export function consumeShards(
   async function giveUp(job: Job, token: string, error: unknown): Promise<void> {
     const { run, shard } = shardJob.partial({ shard: true }).parse(job.data);
     const facts = { run, shard, error: messageOf(error) };
-    if (shard !== undefined) handlers.onLeft?.(howLeft(error));
     if (error instanceof LeaseLost) {
       log.warn(facts, 'lease lost');
     } else if (error instanceof HandedBack || error instanceof NotForThisWorker) {
@@ -287,6 +286,8 @@ export function consumeShards(
       await job.moveToFailed(error instanceof Error ? error : new Error(facts.error), token, false);
       log[isLast ? 'error' : 'warn']({ ...facts, attempt }, 'shard failed');
     }
+    // Once, as it ended: Redis has taken it.
+    if (shard !== undefined) handlers.onLeft?.(howLeft(error));
   }
 
   function report(error: unknown): undefined {
