@@ -69,11 +69,10 @@ export async function collectExamples(
   const pictures: SplitExample[] = [];
   const met = new Set<string>();
   let failed = 0;
-  let seen: string | undefined;
+  let first: string | undefined;
 
   const open = async (part: ViewPart) => {
     const { ids, uris, statuses } = await (await openPart(store, part.key, part.bytes)).readItems();
-    seen ??= ids[0];
     const dropped = new Set(part.dropped);
     const named = ids.flatMap((id, row) => {
       const name = [id, uris[row] ?? ''].find((one) => byName.has(one));
@@ -82,12 +81,14 @@ export async function collectExamples(
     // Rows that a retry replaces lie in a part of its own.
     const replaced = new Map(part.replaced.map(({ row, by }) => [row, by]));
     const isNeeded = named.some(({ row }) => !replaced.has(row) && statuses[row] === 'ok');
-    return { part, named, replaced, table: isNeeded ? await readStoredPart(store, part.key) : undefined };
+    const table = isNeeded ? await readStoredPart(store, part.key) : undefined;
+    return { part, id: ids[0], named, replaced, table };
   };
-  for await (const { part, named, replaced, table } of pMapIterable(parts, open, {
+  for await (const { part, id, named, replaced, table } of pMapIterable(parts, open, {
     concurrency: readAhead,
   })) {
     signal?.throwIfAborted();
+    first ??= id;
     for (const { row, name } of named) {
       met.add(name);
       const by = replaced.get(row);
@@ -100,7 +101,7 @@ export async function collectExamples(
   if (rows === 0)
     throw new ConfigError(
       'no-examples',
-      `none of the ${byName.size} labels is of a row with an embedding: the list has '${byName.keys().next().value}', the output '${seen}'`,
+      `none of the ${byName.size} labels is of a row with an embedding: the list has '${byName.keys().next().value}', the output '${first}'`,
     );
   const unknown = [...byName.keys()].filter((name) => !met.has(name));
   const last = blocks.at(-1) as Float32Array; // there is a row
