@@ -7,7 +7,7 @@ import { ConfigError } from './errors.ts';
 import { type PageIndex, readPage, shardsPerPage, writePage } from './page.ts';
 import { createRun, findRun, type Run, type RunRequest } from './runs/run.ts';
 import { DEFAULT_INCLUDE } from './sources/globs.ts';
-import type { Source, SourceSpec } from './sources/source.ts';
+import type { Source } from './sources/source.ts';
 import { atStep } from './steps.ts';
 import type { Store } from './stores/store.ts';
 import type { Item } from './types.ts';
@@ -22,41 +22,30 @@ export interface PlanOptions {
   onProgress?: (progress: { items: number }) => void;
   signal?: AbortSignal;
   maxShards?: number;
+  /**
+   * Of a run that is new: claims its id. Called before the first thing is written, so that a source without images leaves no run, and
+   * is listed once for all that.
+   */
+  claim?: (() => Promise<void>) | undefined;
 }
 
 /** What a plan is cut from: a source, what changed in it, or the images of a run that are to be done again. */
 export type Lister = Pick<Source, 'uri' | 'list'>;
 
 /**
- * Throws ConfigError 'empty-source' where the source has no item. For whoever is about to claim a run id, which nothing
- * takes back.
- */
-export async function requireItems(
-  source: Lister,
-  { include }: Pick<SourceSpec, 'include'>,
-  signal?: AbortSignal,
-): Promise<void> {
-  let skipped = 0;
-  for await (const page of source.list(signal ? { signal } : {})) {
-    if (page.items.length > 0) return;
-    skipped += page.skipped;
-  }
-  throw emptySource(source, include, skipped);
-}
-
-/**
  * Plans a run, or finishes a plan that was broken off, or returns the plan that is there. Throws ConfigError:
  * 'empty-source' where the source has no item, 'source-changed' where another planner of this run found other items,
  * 'unordered-source' where an id does not come after the one before: no listing could be continued, or proven whole;
- * 'too-many-shards' where there would be more than a run can have.
+ * 'too-many-shards' where there would be more than a run can have, and what `claim` throws.
  */
 export async function planRun(
   store: Store,
   source: Lister,
   request: RunRequest,
-  { rowsBefore = 0, onProgress, signal, maxShards = shardLimit }: PlanOptions = {},
+  { rowsBefore = 0, onProgress, signal, maxShards = shardLimit, claim }: PlanOptions = {},
 ): Promise<Run> {
-  const planned = await findRun(store, request.run);
+  // One that has the id of a new run is another's: the claim says so.
+  const planned = claim ? undefined : await findRun(store, request.run);
   if (planned) return planned;
 
   const total = { pages: 0, shards: 0, items: 0, bytes: 0, skipped: 0, replaced: 0, gone: 0 };
@@ -77,8 +66,15 @@ export async function planRun(
     if (total.shards > maxShards) throw tooManyShards(source, request, maxShards);
     onProgress?.({ items: total.items });
   };
+  let unclaimed = claim;
+  const claimOnce = async (): Promise<void> => {
+    await unclaimed?.();
+    unclaimed = undefined;
+    signal?.throwIfAborted();
+  };
   const write = async (items: readonly Item[], skipped: number): Promise<void> => {
     throwIfUnordered(source, after, items);
+    await claimOnce();
     atStep('page listed', request.run);
     const page = await writePage(store, request, total.pages, { items, skipped });
     if (page) return add(page);
@@ -111,19 +107,17 @@ export async function planRun(
 
   // An increment may find nothing to do.
   if (total.items > 0 || request.since !== null) {
+    await claimOnce();
     const run = await createRun(store, { ...request, ...total, kept: rowsBefore - total.replaced });
     atStep('plan created', request.run);
     return run;
   }
-  throw emptySource(source, request.source.include, total.skipped);
-}
-
-function emptySource({ uri }: Lister, include: SourceSpec['include'], skipped: number): ConfigError {
+  const { include } = request.source;
   const found =
-    skipped === 0
+    total.skipped === 0
       ? 'it is empty; mount what belongs there, or check its name'
-      : `${skipped} objects do not match --include ${(include ?? DEFAULT_INCLUDE).join(' ')}`;
-  return new ConfigError('empty-source', `no images in ${uri}: ${found}`);
+      : `${total.skipped} objects do not match --include ${(include ?? DEFAULT_INCLUDE).join(' ')}`;
+  throw new ConfigError('empty-source', `no images in ${source.uri}: ${found}`);
 }
 
 /** Found while listing: nobody can know before. It would else be found when every image is done. */

@@ -211,6 +211,27 @@ test('a source that would make more shards than a run can have is refused, with 
   });
 });
 
+test('a new run is claimed before its first page is written, and not where there is nothing to write', async () => {
+  const store = newStore();
+  const claims: string[] = [];
+  const claim = async (): Promise<void> => {
+    for await (const { key } of store.list('')) claims.push(key);
+    claims.push('claimed');
+    await claimRun(store, makeRequest('r'));
+  };
+  const empty = planRun(store, listingOf(0), makeRequest('r'), { claim });
+  await expect(empty).rejects.toMatchObject({ code: 'empty-source' });
+  expect(claims).toEqual([]);
+  const source = listingOf(1_001);
+  expect(await planRun(store, source, makeRequest('r'), { claim })).toMatchObject({ items: 1_001 });
+  expect(claims).toEqual(['claimed']);
+  expect(source.listed).toHaveLength(1_001);
+
+  const other = makeRequest('r', { createdAt: '2026-01-02T00:00:00.000Z' });
+  const taken = planRun(store, listingOf(1_001), other, { claim: () => claimRun(store, other) });
+  await expect(taken, 'by a run that is planned already').rejects.toMatchObject({ code: 'run-exists' });
+});
+
 test('a run id can be claimed once', async () => {
   const store = newStore();
   await claimRun(store, makeRequest('r'));

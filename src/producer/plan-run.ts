@@ -9,7 +9,7 @@ import type { Model } from '../models/model.ts';
 import { channelsOf, widenGraph } from '../models/widen.ts';
 import { publicUrl } from '../objects/web-url.ts';
 import { extrasName, layers, type RowExtras } from '../parts/row-extras.ts';
-import { type Lister, planRun, requireItems } from '../plan.ts';
+import { type Lister, planRun } from '../plan.ts';
 import { failedItems } from '../retry.ts';
 import {
   claimRun,
@@ -20,6 +20,7 @@ import {
   readRequest,
   readSuccess,
   sourceName,
+  throwIfClaimed,
 } from '../runs/run.ts';
 import { openTable, tableRows } from '../runs/table.ts';
 import { openView } from '../runs/view.ts';
@@ -56,7 +57,7 @@ export async function planNewRun(
   uris: readonly string[],
   options: NewRunOptions = {},
 ): Promise<Run> {
-  const { settings, log, interrupted } = caller;
+  const { settings, log } = caller;
   const { run: runId = newRunId() } = options;
   if (!isRunId(runId)) {
     throw new ConfigError(
@@ -72,11 +73,11 @@ export async function planNewRun(
   }
   resolveDevice(settings.device);
   await requireRedis(caller);
+  await throwIfClaimed(store, runId);
   const spec = await sourceSpecOf(settings, uris);
   const source = openSource(spec, sourceOptionsOf(settings));
   try {
     await source.probe();
-    await requireItems(source, spec, interrupted);
   } finally {
     await source.close();
   }
@@ -102,21 +103,22 @@ export async function planNewRun(
     createdAt: new Date().toISOString(),
   };
   if (options.since !== undefined) request.since = await findBase(store, request, options.since);
-  await claimRun(store, request);
-  atStep('run claimed', runId);
-  const { since } = request;
-  log.info(
-    {
-      run: runId,
-      ...(since && { since }),
-      source: sourceName(request),
-      output: store.uri,
-      model: model.identity.ref,
-      precision: model.identity.precision,
-    },
-    'run start',
-  );
-  return completePlan(caller, store, request);
+  return completePlan(caller, store, request, async () => {
+    await claimRun(store, request);
+    atStep('run claimed', runId);
+    const { since } = request;
+    log.info(
+      {
+        run: runId,
+        ...(since && { since }),
+        source: sourceName(request),
+        output: store.uri,
+        model: model.identity.ref,
+        precision: model.identity.precision,
+      },
+      'run start',
+    );
+  });
 }
 
 /**
@@ -156,17 +158,29 @@ export async function sourceSpecOf(
   };
 }
 
-/** Plans a claimed run, or what its planner left undone. */
-export async function completePlan(caller: Caller, store: Store, request: RunRequest): Promise<Run> {
+/** Plans a claimed run, or what its planner left undone; with `claim`, one that is new. */
+export async function completePlan(
+  caller: Caller,
+  store: Store,
+  request: RunRequest,
+  claim?: () => Promise<void>,
+): Promise<Run> {
   const { settings, log, interrupted } = caller;
   const progress = caller.reportProgress('images found');
   const source = openSource(request.source, sourceOptionsOf(settings));
+  let isClaimed = claim === undefined;
   try {
     await source.probe();
     const { lister, rowsBefore } = await listerOf(store, source, request);
     const run = await planRun(store, lister, request, {
       rowsBefore,
       signal: interrupted,
+      claim:
+        claim &&
+        (async () => {
+          await claim();
+          isClaimed = true;
+        }),
       onProgress: ({ items }) => progress.update({ done: items }),
     });
     const { items, shards, skipped, replaced, gone, kept } = run;
@@ -174,7 +188,7 @@ export async function completePlan(caller: Caller, store: Store, request: RunReq
     log.info({ run: run.run, items, shards, skipped, ...changes }, 'run planned');
     return run;
   } catch (error) {
-    if (interrupted.aborted)
+    if (interrupted.aborted && isClaimed)
       log.warn(
         { run: request.run, output: store.uri },
         'planning was stopped; `lensmill resume` goes on with the run',

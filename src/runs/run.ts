@@ -127,9 +127,18 @@ export async function claimRun(store: Store, request: RunRequest): Promise<void>
   // The reply to this very call may have been lost: no other one has our time.
   const standing = await store.read(key);
   if (standing && Buffer.compare(standing, body) === 0) return;
-  throw new ConfigError(
+  throw runExists(store, request.run);
+}
+
+/** Throws ConfigError 'run-exists': for whoever claims it after long work. */
+export async function throwIfClaimed(store: Store, id: string): Promise<void> {
+  if (await store.head(requestKey(id))) throw runExists(store, id);
+}
+
+function runExists(store: Store, id: string): ConfigError {
+  return new ConfigError(
     'run-exists',
-    `run ${request.run} exists in ${store.uri}: continue it with \`lensmill resume ${request.run} --output ${store.uri}\`, or give another --run`,
+    `run ${id} exists in ${store.uri}: continue it with \`lensmill resume ${id} --output ${store.uri}\`, or give another --run`,
   );
 }
 

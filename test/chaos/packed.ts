@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pMap from 'p-map';
-import { requestKey } from '../../src/layout.ts';
 import { readShard } from './audit.ts';
 import { startFaultProxy } from './fault-proxy.ts';
 import { killWhileWorking, workDoneAgain } from './kills.ts';
@@ -42,17 +41,12 @@ export const packedKills: Scenario = {
     const server = await stage.startS3();
 
     const planners = new Map<string, AbortController>();
-    /** Before it is, the source is looked at, too: whoever is killed there leaves nothing to go on with. */
-    const claimed = new Set<string>();
-    const isClaimed = (run: string): boolean =>
-      claimed.has(run) || existsSync(`${stage.folder}/output/${requestKey(run)}`);
     const proxy = await startFaultProxy(server.endpoint, {
       rate,
       random: stage.random,
       onRequest(method, path) {
-        for (const run of runs) if (method === 'PUT' && path.includes(requestKey(run))) claimed.add(run);
         const [name = ''] = /(?<=pictures\.)[a-z.]+/.exec(path) ?? [];
-        if (method === 'GET' && isClaimed(name)) planners.get(name)?.abort();
+        if (method === 'GET') planners.get(name)?.abort();
       },
     });
     stage.atEnd(() => proxy.close());
@@ -73,11 +67,14 @@ export const packedKills: Scenario = {
         const listing = new AbortController();
         planners.set(run, listing);
         const { signal: killed } = listing;
-        const first = await pool.enqueue(`${source}/pictures.${run}`, run, { ...usualShape, flags, killed });
+        const archived = `${source}/pictures.${run}`;
+        const first = await pool.enqueue(archived, run, { ...usualShape, flags, killed });
         planners.delete(run);
         if (!killed.aborted || first.code !== undefined)
           throw new Error(`the planner of the ${run} was not killed while it listed: ${first.stderr}`);
-        const second = await resume(run);
+        // Nothing can be planned before an archive is listed: it left nothing, and the same command begins again.
+        mustExit(await resume(run), [2], `resume ${run}, which nobody claimed`);
+        const second = await pool.enqueue(archived, run, { ...usualShape, flags });
         if (second.code !== undefined)
           throw new Error(`the planner of the ${run} was not killed between two pages: ${second.stderr}`);
         mustExit(await resume(run), [0], `resume ${run}`);
