@@ -10,6 +10,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
+import pRetry from 'p-retry';
 import { z } from 'zod';
 import { openRedis } from './redis/connection.ts';
 import type { RunNeeds } from './runs/run.ts';
@@ -259,7 +260,13 @@ export function openQueue({ redisUrl, name }: QueueAddress): ShardQueue {
     },
 
     async dropJobs(run) {
-      await queueOf(run).obliterate({ force: true });
+      // BullMQ pauses the queue, and then takes it apart. Another who has done so in between has taken the pause with it.
+      await pRetry(() => queueOf(run).obliterate({ force: true }), {
+        retries: 10,
+        minTimeout: 10,
+        maxTimeout: 100,
+        shouldRetry: ({ error }) => error.message.includes('non-paused'),
+      });
     },
 
     async closeRun(run) {

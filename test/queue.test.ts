@@ -80,6 +80,17 @@ test('a cancelled run has no jobs, and can be opened and enqueued again', async 
   expect(await queue.counts('r')).toEqual({ waiting: 20, active: 0, delayed: 0 });
 });
 
+test('two may take the jobs of a run out of Redis at once: who cancels it, and who drives it', async () => {
+  const { queue, name } = newQueue();
+  const other = openQueue({ redisUrl: server.url, name });
+  opened.push(other);
+  for (let round = 0; round < 40; round++) {
+    await queue.enqueue('r', range(round), limits);
+    await Promise.all([queue.dropJobs('r'), other.dropJobs('r')]);
+    expect(await queue.counts('r')).toEqual({ waiting: 0, active: 0, delayed: 0 });
+  }
+});
+
 test('a shard that is reported twice is counted once', async () => {
   const { queue } = newQueue();
   expect(await queue.markDone('r', 3, { items: 10, failed: 1 })).toBe(1);
